@@ -3,9 +3,10 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made
-# Tests of servers mostly wait for processes and timers: two workers for each core. A worker runs whole files.
+# Tests of servers mostly wait for processes and timers: two workers for each core. A worker runs whole files, and a new
+# one would begin the file anew whose test has ended the last: none is started.
 WORKERS ?= $(shell expr 2 '*' `getconf _NPROCESSORS_ONLN`)
-PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(PYTEST_ARGS)
 
 # Thousands of processes of the tests import the same modules: they must find them compiled.
 unexport PYTHONDONTWRITEBYTECODE
@@ -64,7 +65,7 @@ postgres-all: $(STAMP) ## every test of vaults and managers on the system's Post
 
 soak: $(STAMP) ## 200 kills, a full load and a long pause, on PostgreSQL: takes half an hour
 	GUSSET_TEST_KILLS=200 GUSSET_TEST_WRITES=200 GUSSET_TEST_PAUSE=60 \
-	  $(BIN)/python -m pytest -s --durations=10 tests/faults/test_load.py tests/faults/test_outages.py
+	  $(BIN)/python -m pytest -s --durations=10 -o faulthandler_timeout=0 tests/faults/test_load.py tests/faults/test_outages.py
 
 engines: $(STAMP) ## the tests that use a container engine
 	$(PYTEST) -m "engine and not truss"
@@ -74,7 +75,7 @@ ray: $(STAMP) ## the tests that start clusters of Ray; one after the other, four
 
 kubernetes: $(STAMP) ## build Kubernetes 1.20 from Debian's source (once; five minutes), and run models on it
 	@$(BIN)/python -m tests.kubernetes.binaries
-	GUSSET_TEST_KUBERNETES=1 $(BIN)/python -m pytest -s tests/kubernetes
+	GUSSET_TEST_KUBERNETES=1 $(BIN)/python -m pytest -s -o faulthandler_timeout=0 tests/kubernetes
 
 browser: $(STAMP) ## the tests that use Chromium
 	$(PYTEST) -m "browser and not truss"
