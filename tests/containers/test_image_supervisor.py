@@ -46,7 +46,7 @@ class Running:
         self.ended.set()
 
     def wait(self) -> str:
-        self.ended.wait()
+        self.ended.wait(PATIENCE)
         return "exit status 3"
 
     def last_lines(self) -> str:
@@ -134,11 +134,14 @@ def serve(starter: Starter, scenario: Callable[[], None]) -> str:
         supervisor = ImageSupervisor(deployment, starter, listener, options, intake=intake, tls=None)
         serving = asyncio.create_task(supervisor.run())
         await asyncio.wait((serving, asyncio.create_task(ready.wait())), return_when=asyncio.FIRST_COMPLETED)
-        if ready.is_set():
-            await asyncio.to_thread(scenario)
-            os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            if ready.is_set():
+                await asyncio.to_thread(scenario)
+        finally:
+            if not serving.done():  # or the signal would end the tests
+                os.kill(os.getpid(), signal.SIGTERM)
             starter.serving_ends = True
-        await serving
+            await serving
 
     with listen("127.0.0.1", 0) as listener:
         asyncio.run(run(listener))
