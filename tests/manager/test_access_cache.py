@@ -192,7 +192,7 @@ def test_a_change_of_access_made_here_counts_though_the_change_was_hidden(home: 
         vault.access_keys.revoke(info.prefix, actor="test", allowed=lambda _: True)
         run_sql(settings.database, "UPDATE meta SET value = ? WHERE key = 'access'", before)
         cache.refresh()
-        cache.add(b"hash", KnownKey(info=info), generation=generation)
+        cache.add(b"hash", KnownKey(info=info, rights=()), generation=generation)
         assert cache.get(b"hash") is None
         assert not authenticator.knows_key(header)
         cache.close()
@@ -205,7 +205,7 @@ def test_keys_that_became_known_at_once_are_not_read_again_at_once(
     now = 1000.0
     monkeypatch.setattr("gusset.manager.auth.access_cache.time.monotonic", lambda: now)
     with open_vault(settings_in(home)) as vault:
-        known = KnownKey(info=deployment_token(vault)[0])
+        known = KnownKey(info=deployment_token(vault)[0], rights=())
         cache = AccessCache(vault)
         cache.refresh()
         hashes = [bytes([number]) for number in range(200)]

@@ -6,7 +6,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,8 @@ class FakeIssuer(PinnedHttp):
         return json.dumps({"keys": [key.public() for key in self.keys]}).encode()
 
 
-INFO = IssuerInfo(
-    url="https://issuer.example", jwks_url="https://issuer.example/keys", created_at="", created_by=""
-)
+URL = "https://issuer.example"
+INFO = IssuerInfo(url=URL, jwks_url=f"{URL}/keys", created_at="", created_by="", right=("issuers", URL, 1))
 
 
 @dataclass
@@ -131,7 +130,7 @@ def test_a_token_without_a_key_id_needs_the_only_key(harness: Harness) -> None:
 
 def test_an_issuer_that_was_added_again_is_fetched_again(harness: Harness) -> None:
     harness.find()
-    again = IssuerInfo(url=INFO.url, jwks_url=INFO.jwks_url, created_at="later", created_by="")
+    again = replace(INFO, created_at="later")
     asyncio.run(greenlets.spawn(harness.keys.check, again))
     assert harness.issuer.fetches == 2
 

@@ -16,7 +16,6 @@ from tests.conftest import leaks_in
 from tests.manager.conftest import Manager
 from tests.manager.test_access import records
 from tests.manager.test_integrity import sql
-from tests.vault.conftest import run_sql
 
 REPO = Path(__file__).parents[2]
 VALUE = "hf_" + "aB3dE6gH" * 5
@@ -236,15 +235,6 @@ def test_a_value_has_the_fields_of_kv_version_2(reader: httpx.Client, admin: htt
     [delivery] = deliveries(admin)
     assert delivery["details"]["versions"] == {"token": 1}
     assert data(reader, "token").headers["cache-control"] == "no-store"
-
-
-def test_a_delivery_names_the_token(manager: Manager, reader: httpx.Client, admin: httpx.Client) -> None:
-    """And the record that wrote its row, so that a token that was put back for a moment is found."""
-    data(reader, "token")
-    reader.post("/v1/deployment/secrets").raise_for_status()
-    [token] = run_sql(manager.database, "SELECT prefix, changed_seq FROM access_keys WHERE kind = 'token'")
-    found = [each["details"] for each in deliveries(admin)]
-    assert [(each["token"], each["token_record"]) for each in found] == [token, token]
 
 
 def test_a_value_that_is_no_text_is_base64_and_its_metadata_says_so(reader: httpx.Client) -> None:

@@ -19,6 +19,7 @@ import pytest
 from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
 from tests.postgres_server import PostgresServer
+from tests.vault.rights import rights  # noqa: F401  # a fixture
 
 MakeSettings = Callable[..., Settings]
 Sql = Callable[..., list[Any]]

@@ -13,7 +13,7 @@ from gusset.secrets.value import SecretValue
 from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
 from gusset.vault.audit.actions import Action
-from gusset.vault.audit.consistency import LogState
+from gusset.vault.audit.log_state import LogState
 from gusset.vault.services.deployments import Grant
 from gusset.vault.services.leases import LeaseReport
 from gusset.vault.services.rotations import Rotation

@@ -12,6 +12,7 @@ from gusset.vault.greenlets import wait
 from gusset.vault.services.access_keys import KeyInfo
 from gusset.vault.services.deployments import Grant
 from gusset.vault.services.person import Person, TeamInfo
+from gusset.vault.storage.signed_rows import Right
 from gusset.vault.wiring import Vault
 
 POLL = 0.2  # seconds until a change by another process is noticed; within a second is promised
@@ -22,13 +23,17 @@ _EARLIEST, _LATEST = 0.5, 0.95  # fractions of `MAX_AGE` at which that happens, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownKey:
-    """A valid key with its owner: a person with their teams, or a deployment's grant."""
+    """A valid key with its owner: a person with their teams, or a deployment's grant.
+
+    `rights` are the rows on which the owner's rights rest, the key's own among them.
+    """
 
     info: KeyInfo
     scopes: frozenset[str] = frozenset()
     person: Person | None = None
     teams: Sequence[TeamInfo] = ()
     grant: Grant | None = None
+    rights: tuple[Right, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,8 @@ class Authenticator:
             self._refuse(request, Actor(f"deployment {known.info.name}", request.address), error)
             self._limit_refusals(known.info.prefix)
             raise error
-        actor = Actor(f"{known.person.email} (key {known.info.prefix})", request.address)
+        name = f"{known.person.email} (key {known.info.prefix})"
+        actor = Actor(name, request.address, rights=known.rights)
         return PersonCaller(
             known.person,
             actor,
@@ -106,10 +107,8 @@ class Authenticator:
             self._refuse(request, Actor(f"{person} (key {known.info.prefix})", request.address), error)
             self._limit_refusals(known.info.prefix)
             raise error
-        info = known.info
-        token = None if info.record is None else (info.prefix, info.record)
-        actor = Actor(f"deployment {known.grant.deployment}", request.address, token=token)
-        return DeploymentCaller(known.grant, actor, info.prefix, info.expires_at)
+        actor = Actor(f"deployment {known.grant.deployment}", request.address, rights=known.rights)
+        return DeploymentCaller(known.grant, actor, known.info.prefix, known.info.expires_at)
 
     def authenticate_session(self, token: str, *, address: str | None) -> PersonCaller | None:
         """The person whose session this is, None if it has ended."""
@@ -118,7 +117,7 @@ class Authenticator:
             return None
         scopes = frozenset[str](SCOPES)
         teams = self._teams(person, scopes)
-        actor = Actor(person.email, address)
+        actor = Actor(person.email, address, rights=person.rights)
         return PersonCaller(person, actor, scopes, teams=teams, prefix=person.email, gives=(ALL_SECRETS,))
 
     def record_refusal(self, request: AuthRequest, caller: Caller, error: Denied) -> None:
@@ -214,15 +213,22 @@ class Authenticator:
     def _look_up(self, key: SecretValue) -> KnownKey:
         if is_identity_token(key):
             info, grant = self._vault.identity_tokens.authenticate(key)
-            return KnownKey(info=info, grant=grant)
+            return KnownKey(info=info, grant=grant, rights=grant.rights)
         info = self._vault.access_keys.authenticate(key, kinds=("key", "token"))
         if info.kind == "token":
-            return KnownKey(info=info, grant=self._vault.deployments.grant(info))
+            grant = self._vault.deployments.grant(info)
+            return KnownKey(info=info, grant=grant, rights=(*info.rights, *grant.rights))
         person = self._vault.people.get(info.user_id or "")
         if person.disabled_at is not None:
             raise NotSignedIn("this person's account is disabled", ended=True)
         scopes = frozenset(info.allows)
-        return KnownKey(info=info, scopes=scopes, person=person, teams=self._teams(person, scopes))
+        return KnownKey(
+            info=info,
+            scopes=scopes,
+            person=person,
+            teams=self._teams(person, scopes),
+            rights=(*info.rights, *person.rights),
+        )
 
     def _teams(self, person: Person, scopes: frozenset[str]) -> Sequence[TeamInfo]:
         return self._vault.teams.all() if person.admin and "admin" in scopes else person.teams

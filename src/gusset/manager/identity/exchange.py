@@ -77,7 +77,7 @@ class IdentityExchange:
             identity,
             seconds_left=left,
             details={"issuer": issuer.url, "subject": claims["sub"], "key": unverified.key_id},
-            actor=Actor(f"deployment {identity.deployment}", address),
+            actor=Actor(f"deployment {identity.deployment}", address, rights=(issuer.right,)),
         )
 
     def _choose(self, claims: Mapping[str, Any], target: str | None) -> IdentityInfo:

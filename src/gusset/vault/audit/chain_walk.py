@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gusset.vault.audit.chain import Head
-from gusset.vault.audit.consistency import LogState
 from gusset.vault.audit.events import RECORD_COLUMNS, AuditRecord, genesis_hash
+from gusset.vault.audit.log_state import LogState
 from gusset.vault.crypto.keyring import Keyring
 from gusset.vault.storage.sql import Statement
 

@@ -32,9 +32,20 @@ class AuditEvent:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def stored_details(self) -> Mapping[str, Any]:
-        """The details, with the actor's address where it is known."""
-        address = getattr(self.actor, "address", None)
-        return {**self.details, "from": address} if address else self.details
+        """The details, with the actor's address where it is known, and the rows on which their rights rest.
+
+        A refusal has no such rows.
+        """
+        actor: Any = self.actor
+        address, rights = getattr(actor, "address", None), getattr(actor, "rights", ())
+        if not address and not rights:
+            return self.details
+        details = dict(self.details)
+        if address:
+            details["from"] = address
+        if rights and self.outcome == "ok":
+            details["rights"] = rights
+        return details
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,14 +78,17 @@ class AuditRecord:
         }
 
     def shown(self) -> dict[str, Any]:
-        """As `data`, but without the changes, and with an object as details for any record.
+        """As `data`, but without the changes and rights, and with an object as details for any record.
 
         Details that cannot be read are under the key `unreadable`.
         """
         details = _json(self.details, dict)
+        if not isinstance(details, dict):
+            details = {"unreadable": details}
+        details.pop("rights", None)
         return {
             **self._act(),
-            "details": details if isinstance(details, dict) else {"unreadable": details},
+            "details": details,
             "hash": _text(self.hash),
             "mac": _text(self.mac),
         }

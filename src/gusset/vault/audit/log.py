@@ -17,9 +17,10 @@ from gusset.vault.audit.checkpoints import (
     WitnessFile,
     given_checkpoints,
 )
-from gusset.vault.audit.consistency import LogState, RowComparison, contradiction, unopened, unreadable
+from gusset.vault.audit.consistency import RowComparison, contradiction, unopened, unreadable
 from gusset.vault.audit.continuous import ContinuousVerification, schema_problem
 from gusset.vault.audit.events import AuditRecord
+from gusset.vault.audit.log_state import LogState
 from gusset.vault.clock import Clock
 from gusset.vault.crypto.envelope import CannotOpen, version_context
 from gusset.vault.crypto.keyring import Keyring

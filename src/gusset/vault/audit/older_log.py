@@ -16,8 +16,8 @@ from typing import Any
 from gusset.secrets.info import DEFAULT_TEAM
 from gusset.secrets.name import fold_name
 from gusset.vault.audit.actions import Action
-from gusset.vault.audit.consistency import CHANGES
 from gusset.vault.audit.events import AuditRecord
+from gusset.vault.audit.log_state import CHANGES
 from gusset.vault.storage.tables import (
     ACCESS_KEYS,
     DEPLOYMENTS,

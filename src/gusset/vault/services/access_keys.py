@@ -15,7 +15,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -23,13 +23,14 @@ from gusset.errors import Denied, NotFound, NotSignedIn, UsageError
 from gusset.secrets.name import MAX_LENGTH, check_name
 from gusset.secrets.value import SecretValue
 from gusset.vault.audit.actions import Action
+from gusset.vault.audit.actor import key_of
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
-from gusset.vault.services.makers import FIND_KEY, check_account, check_keys, key_of_maker
+from gusset.vault.services.makers import FIND_KEY, check_account, check_keys
 from gusset.vault.storage.connection import Connection, Store, Transaction
 from gusset.vault.storage.meta import ACCESS_GENERATION, WRITE_META
-from gusset.vault.storage.signed_rows import Select
+from gusset.vault.storage.signed_rows import Right, Select
 from gusset.vault.storage.sql import Statement
 from gusset.vault.storage.tables import ACCESS_KEYS
 
@@ -48,7 +49,8 @@ class KeyInfo:
     """The metadata of a key.
 
     `allows` are the scopes of a person's key, the names of secrets of a token. `gives` are
-    the secrets that a person's key may give to deployments.
+    the secrets that a person's key may give to deployments. `rights` are the rows on which
+    it rests, of a key that was authenticated.
     """
 
     prefix: str
@@ -63,7 +65,7 @@ class KeyInfo:
     user_id: str | None = None
     deployment_id: str | None = None
     gives: tuple[str, ...] = ()
-    record: int | None = None  # the audit record that wrote its row; None for a key that has none
+    rights: tuple[Right, ...] = ()
 
     def is_valid(self, now: str) -> bool:
         """Whether the key is neither revoked nor expired."""
@@ -160,7 +162,7 @@ def is_replaced(link: Any, links: Sequence[Any]) -> bool:
 
 
 def _capped_expiry(connection: Connection, expires_at: str | None, created_by: str) -> str | None:
-    maker = key_of_maker(created_by)
+    maker = key_of(created_by)
     if maker is None:  # a session, or a command on the machine of the vault
         return expires_at
     row = connection.one(FIND_KEY, {"prefix": maker})
@@ -200,17 +202,18 @@ class AccessKeys:
                 raise NotSignedIn(f"the key {prefix} was revoked", ended=True)
             if not info.is_valid(timestamp(self._clock())):
                 raise NotSignedIn(f"the key {prefix} has expired", hint="create a new one", ended=True)
-            self._check_makers(connection, row)
-        return info
+            makers = self._check_makers(connection, row)
+        return replace(info, rights=(ACCESS_KEYS.right(row), *makers))
 
-    def _check_makers(self, connection: Connection, row: Any) -> None:
-        check_keys(connection, row.created_by)
+    def _check_makers(self, connection: Connection, row: Any) -> list[Right]:
+        rights = check_keys(connection, row.created_by)
         if row.kind == "token":
-            check_account(connection, row.created_by)
+            rights += check_account(connection, row.created_by)
         if row.kind == "link":
             links, _ = connection.all_valid(_LINKS_OF_USER, {"id": row.user_id})
             if is_replaced(row, links):
                 raise NotSignedIn("that link was replaced by a newer one", ended=True)
+        return rights
 
     def record_uses(self, uses: Mapping[str, str]) -> None:
         """Store when keys were last used, by prefix: all in one transaction."""
@@ -352,5 +355,4 @@ def _info(row: Any) -> KeyInfo:
         user_id=row.user_id,
         deployment_id=row.deployment_id,
         gives=tuple(json.loads(row.gives or "[]")),
-        record=row.changed_seq,
     )

@@ -26,7 +26,7 @@ from gusset.vault.services.access_keys import (
 from gusset.vault.services.leases import LEASE_COLUMNS, Leases
 from gusset.vault.services.person import get_team, team_names
 from gusset.vault.storage.connection import Connection, Store, Transaction
-from gusset.vault.storage.signed_rows import Select
+from gusset.vault.storage.signed_rows import Right, Select
 from gusset.vault.storage.sql import Statement
 from gusset.vault.storage.tables import ACCESS_KEYS, DEPLOYMENTS, IDENTITIES
 
@@ -70,13 +70,17 @@ class DeploymentInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """What a valid token may read: the secrets with these names, for this deployment."""
+    """What a valid token may read: the secrets with these names, for this deployment.
+
+    `rights` are the rows on which that rests, without the token's.
+    """
 
     deployment_id: str
     deployment: str
     team_id: str
     team: str
     names: tuple[str, ...]
+    rights: tuple[Right, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +186,7 @@ class Deployments:
             team_id=row.team_id,
             team=team.name,
             names=token.allows,
+            rights=(DEPLOYMENTS.right(row),),
         )
 
     def of_teams(self, team_ids: Collection[str]) -> list[DeploymentInfo]:

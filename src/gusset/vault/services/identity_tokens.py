@@ -20,6 +20,7 @@ from typing import Any
 from gusset.errors import NotSignedIn, TokenRefused
 from gusset.secrets.value import SecretValue
 from gusset.vault.audit.actions import Action
+from gusset.vault.audit.actor import with_rights
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
@@ -67,7 +68,7 @@ class IdentityTokens:
     ) -> IssuedToken:
         """A token for a workload whose JSON Web Token was verified, and is valid for so many seconds.
 
-        `details` are facts about that token for the audit record.
+        `details` are facts about that token for the audit record, which also has the identity's rights.
 
         Raises:
             TokenRefused: the identity or the deployment was removed meanwhile.
@@ -93,7 +94,8 @@ class IdentityTokens:
                 "deployment": grant.deployment,
                 "expires_at": _expiry_text(expiry),
             }
-            event = AuditEvent(actor, Action.IDENTITY_EXCHANGE, row.name, details=recorded)
+            acting = with_rights(actor, grant.rights)
+            event = AuditEvent(acting, Action.IDENTITY_EXCHANGE, row.name, details=recorded)
             return WriteResult(issued, [event])
 
         return self._writer.run(AuditEvent(actor, Action.IDENTITY_EXCHANGE, identity.name), write)
@@ -153,7 +155,7 @@ class IdentityTokens:
         row = connection.one(_FIND, {"id": identity})
         if row is None:
             raise NotSignedIn("the identity of that token was removed", ended=True)
-        check_account(connection, row.created_by)
+        makers = check_account(connection, row.created_by)
         deployment = connection.one(_FIND_DEPLOYMENT, {"id": row.deployment_id})
         if deployment is None:
             raise NotSignedIn("the deployment of that token was removed", ended=True)
@@ -163,6 +165,7 @@ class IdentityTokens:
             team_id=deployment.team_id,
             team=get_team(connection, deployment.team_id).name,
             names=tuple(json.loads(deployment.secrets)),
+            rights=(IDENTITIES.right(row), DEPLOYMENTS.right(deployment), *makers),
         )
         return row, grant
 

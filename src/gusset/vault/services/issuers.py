@@ -13,7 +13,7 @@ from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
 from gusset.vault.services.identity_rules import check_issuer_url, checked_jwks
 from gusset.vault.storage.connection import Connection, Store, Transaction
-from gusset.vault.storage.signed_rows import Select
+from gusset.vault.storage.signed_rows import Right, Select
 from gusset.vault.storage.tables import IDENTITIES, ISSUERS
 
 
@@ -43,10 +43,11 @@ def new_issuer(url: str, jwks: str | None = None, *, allow_private: bool = False
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuerInfo(NewIssuer):
-    """An issuer that is trusted. `created_at` changes when it is added again."""
+    """An issuer that is trusted. `created_at` changes when it is added again. `right` is its row."""
 
     created_at: str
     created_by: str
+    right: Right
 
 
 _FIND = Select(ISSUERS, "url = :url")
@@ -153,4 +154,5 @@ def _info(row: Any) -> IssuerInfo:
         allow_private=bool(row.allow_private),
         created_at=row.created_at,
         created_by=row.created_by,
+        right=ISSUERS.right(row),
     )

@@ -6,36 +6,41 @@ later: it verifies, and agrees with the audit log. So its maker is looked at, to
 
 from __future__ import annotations
 
-import re
-
 from gusset.errors import NotSignedIn
+from gusset.vault.audit.actor import key_of, person_of
 from gusset.vault.services.person import FIND_USER_BY_EMAIL
 from gusset.vault.storage.connection import Connection
-from gusset.vault.storage.signed_rows import Select
-from gusset.vault.storage.tables import ACCESS_KEYS
+from gusset.vault.storage.signed_rows import Right, Select
+from gusset.vault.storage.tables import ACCESS_KEYS, USERS
 
 FIND_KEY = Select(ACCESS_KEYS, "prefix = :prefix")
 
-_KEY = re.compile(r" \(key ([a-z2-7]{8})\)\Z")
 
+def check_keys(connection: Connection, created_by: str) -> list[Right]:
+    """The key by which something was made, the key by which that was made, and so on.
 
-def key_of_maker(created_by: str) -> str | None:
-    """The prefix of the key that somebody used when they made something; None for a session or a command."""
-    match = _KEY.search(created_by)
-    return match[1] if match else None
-
-
-def check_keys(connection: Connection, created_by: str) -> None:
-    """Raises NotSignedIn if the key by which something was made was revoked, or that key's maker."""
-    while (prefix := key_of_maker(created_by)) is not None:
+    Raises:
+        NotSignedIn: one of them was revoked.
+    """
+    rights: list[Right] = []
+    while (prefix := key_of(created_by)) is not None:
         row = connection.one(FIND_KEY, {"prefix": prefix})
         if row is None or row.revoked_at is not None:
             raise NotSignedIn(f"the key {prefix}, by which it was made, was revoked", ended=True)
+        rights.append(ACCESS_KEYS.right(row))
         created_by = row.created_by
+    return rights
 
 
-def check_account(connection: Connection, created_by: str) -> None:
-    """Raises NotSignedIn if the account of the person who made something is disabled."""
-    user = connection.one(FIND_USER_BY_EMAIL, {"email": _KEY.sub("", created_by)})
-    if user is not None and user.disabled_at is not None:
+def check_account(connection: Connection, created_by: str) -> list[Right]:
+    """The account of the person who made something, if it was a person.
+
+    Raises:
+        NotSignedIn: it is disabled.
+    """
+    user = connection.one(FIND_USER_BY_EMAIL, {"email": person_of(created_by)})
+    if user is None:
+        return []
+    if user.disabled_at is not None:
         raise NotSignedIn("the account of the person who made it is disabled", ended=True)
+    return [USERS.right(user)]

@@ -9,6 +9,7 @@ from gusset.errors import Conflict, TokensLeft
 from gusset.secrets.info import DEFAULT_TEAM
 from gusset.secrets.value import SecretValue
 from gusset.vault.audit.actions import Action
+from gusset.vault.audit.actor import person_of
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
@@ -198,10 +199,10 @@ class People:
         end_sessions(transaction, user.id)
         details: dict[str, Any] = {}
         removed: Sequence[AuditEvent] = ()
-        if tokens == "pass":
+        if tokens == "pass":  # without the key of the one who does this: they do not end with it
             for table, rows in ((ACCESS_KEYS, made), (IDENTITIES, identities)):
                 for row in rows:
-                    transaction.update(table, row, created_by=_without_key(actor))
+                    transaction.update(table, row, created_by=person_of(actor))
             if made:
                 details["passed"] = [row.prefix for row in made]
             if identities:
@@ -264,11 +265,6 @@ def _tokens_left(email: str, tokens: Sequence[Any], identities: Sequence[Identit
         identities=[(info.name, info.team, info.deployment) for info in identities],
         hint='set "tokens" to "revoke" or "pass" (to you), to say what happens to them',
     )
-
-
-def _without_key(actor: str) -> str:
-    """An actor without the key that they use: what is passed to them does not end with that key."""
-    return str(actor).split(" (key ")[0]
 
 
 def _require_admin(connection: Connection) -> None:

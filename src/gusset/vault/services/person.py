@@ -11,7 +11,7 @@ from gusset.errors import NotFound, UsageError
 from gusset.secrets.info import DEFAULT_TEAM
 from gusset.vault.ids import new_id
 from gusset.vault.storage.connection import Connection, Transaction
-from gusset.vault.storage.signed_rows import Select
+from gusset.vault.storage.signed_rows import Right, Select
 from gusset.vault.storage.tables import MEMBERS, TEAMS, USERS
 
 Role = Literal["admin", "member"]
@@ -43,7 +43,10 @@ class TeamInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Person:
-    """Somebody who may sign in. An admin sees every team."""
+    """Somebody who may sign in. An admin sees every team.
+
+    `rights` are the rows on which theirs rest: of the account and the memberships.
+    """
 
     id: str
     email: str
@@ -53,6 +56,7 @@ class Person:
     disabled_at: str | None
     teams: tuple[TeamInfo, ...]
     invited: bool  # has not chosen a password yet
+    rights: tuple[Right, ...]
 
     @property
     def admin(self) -> bool:
@@ -88,18 +92,19 @@ def get_user(connection: Connection, user_id: str) -> Any:
 
 def person_from_row(connection: Connection, row: Any) -> Person:
     """A person from a row of the `users` table, with their teams."""
-    team_ids = [each.team_id for each in connection.all(LIST_MEMBERSHIPS, {"user": row.id})]
-    return _person(row, connection.all(_FIND_TEAMS, {"ids": team_ids}))
+    memberships = connection.all(LIST_MEMBERSHIPS, {"user": row.id})
+    teams = connection.all(_FIND_TEAMS, {"ids": [each.team_id for each in memberships]})
+    return _person(row, memberships, teams)
 
 
 def person_losing_rights(connection: Connection, row: Any) -> Person:
     """As `person_from_row`, without what was altered: that must keep no right from being ended."""
     memberships, _ = connection.all_valid(LIST_MEMBERSHIPS, {"user": row.id})
     teams, _ = connection.all_valid(_FIND_TEAMS, {"ids": [each.team_id for each in memberships]})
-    return _person(row, teams)
+    return _person(row, memberships, teams)
 
 
-def _person(row: Any, teams: Iterable[Any]) -> Person:
+def _person(row: Any, memberships: Iterable[Any], teams: Iterable[Any]) -> Person:
     return Person(
         id=row.id,
         email=row.email,
@@ -109,6 +114,7 @@ def _person(row: Any, teams: Iterable[Any]) -> Person:
         disabled_at=row.disabled_at,
         teams=tuple(teams_from_rows(teams)),
         invited=row.password is None,
+        rights=(USERS.right(row), *map(MEMBERS.right, memberships)),
     )
 
 

@@ -54,9 +54,9 @@ class SecretDelivery:
         """The current values of those of `names` that exist, for a deployment.
 
         During an overlap the previous version comes with them, unless `with_previous` is false. One audit
-        record covers all of them: their versions, the names that are missing, and the actor's token. It is on
-        disk before this returns. `on_read` is called in its transaction with the version of each of `names`,
-        0 for one that is missing.
+        record covers all of them: their versions, and the names that are missing. It is on disk
+        before this returns. `on_read` is called in its transaction with the version of each of `names`, 0
+        for one that is missing.
 
         Raises:
             IntegrityError: the stored bytes of one of them do not open, or its row was altered.
@@ -87,8 +87,6 @@ class SecretDelivery:
             self._record_read(transaction, [secrets[name] for name in values])
             ids = {name: secrets[name].id for name in values}
             details: dict[str, Any] = {"team": self._rows.team_id, "versions": versions, "ids": ids}
-            if token := getattr(actor, "token", None):
-                details["token"], details["token_record"] = token
             if kept := {name: each.previous.version for name, each in values.items() if each.previous}:
                 details["previous"] = kept
             if missing := sorted(wanted.keys() - values.keys()):

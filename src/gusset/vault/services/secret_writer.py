@@ -293,7 +293,7 @@ def _set_event(actor: str, info: SecretInfo, more: Mapping[str, Any] = {}) -> Au
 
 
 def _change_event(actor: str, action: Action, info: SecretInfo, more: Mapping[str, Any] = {}) -> AuditEvent:
-    """The event of a change, with the state that it led to: `consistency` compares deliveries with it."""
+    """The event of a change, with the state that it led to: `log_state` compares deliveries with it."""
     return AuditEvent(actor, action, info.name, details={**state_details(info), **more})
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from secrets import token_urlsafe
 
@@ -18,6 +19,7 @@ from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
 from gusset.vault.crypto.passwords import hash_password, verify_password
+from gusset.vault.services.access_keys import new_access_generation
 from gusset.vault.services.people import is_current, renew_sessions
 from gusset.vault.services.person import (
     FIND_USER_BY_EMAIL,
@@ -109,7 +111,10 @@ class Sessions:
             transaction.delete(SESSIONS, row)
 
     def authenticate(self, token: str) -> Person | None:
-        """The person whose session `token` is, None if it has ended. Records that it was used."""
+        """The person whose session `token` is, None if it has ended. Records that it was used.
+
+        Their rights rest on the session, too.
+        """
         hashed, now = _token_hash(token), self._clock()
         with self._store.snapshot() as connection:
             row = connection.one(_FIND, {"hash": hashed})
@@ -121,6 +126,7 @@ class Sessions:
             if not is_current(row, user):
                 return None
             person = person_from_row(connection, user)
+        person = replace(person, rights=(SESSIONS.right(row), *person.rights))
         if row.seen_at < timestamp(now - _SEEN_INTERVAL):
             self._record_use(hashed, person)
         return person
@@ -133,13 +139,19 @@ class Sessions:
         self._writer.run(AuditEvent(person.email, Action.SESSION_USE, person.email), write)
 
     def sign_out(self, token: str, *, actor: str) -> None:
-        """End the session of `token`."""
+        """End the session of `token`.
+
+        The audit record names it, whether or not it has a row now: somebody who writes the database may
+        have removed that, to put it back.
+        """
+        hashed = _token_hash(token)
 
         def write(transaction: Transaction) -> WriteResult[None]:
-            row = transaction.one(_FIND, {"hash": _token_hash(token)})
+            row = transaction.one(_FIND, {"hash": hashed})
             if row is not None:
                 transaction.delete(SESSIONS, row)
-            return WriteResult(None, [AuditEvent(actor, Action.SESSION_END, actor)])
+            details = {"session": hashed.hex()}
+            return WriteResult(None, [AuditEvent(actor, Action.SESSION_END, actor, details=details)])
 
         self._writer.run(AuditEvent(actor, Action.SESSION_END, actor), write)
 
@@ -170,6 +182,7 @@ class Sessions:
             if not verified or user.password != stored:
                 raise Denied("that is not your current password")
             transaction.update(USERS, user, password=password_hash)
+            new_access_generation(transaction)  # others know the person's row
             renew_sessions(transaction, user, only=_token_hash(keep))
             also(transaction)
             return WriteResult(None, [AuditEvent(actor, Action.PERSON_PASSWORD, person.email)])

@@ -31,6 +31,10 @@ from gusset.vault.storage.sql import Parameters, Statement, make_row_type
 _FORMAT = b"gusset row 1"
 
 
+Right = tuple[str, str, int]
+"""A row on which a right rests: its table, its key as audit records have it, the record that wrote it."""
+
+
 class SignedTable:
     """A table whose rows are signed. `columns` are signed, its `key` first; `unsigned` are not.
 
@@ -79,6 +83,10 @@ class SignedTable:
     def key_text(self, row: Any) -> str:
         """The key of a row as one text, as audit records have it."""
         return "/".join([_key_part(value) for value in row[: len(self.key)]])
+
+    def right(self, row: Any) -> Right:
+        """`row` as one on which a right rests."""
+        return self.name, self.key_text(row), row.changed_seq
 
     def describe(self, row: Any) -> str:
         """What `row` is, for a message."""
