@@ -53,8 +53,8 @@ _RIGHTS = frozenset(
 # A right may end between the check of a request and what it does, which may wait for the database.
 _IN_FLIGHT = timedelta(minutes=1)
 
-# Tables of rows that end, or pass to somebody else, when the person is disabled whose they are: the one who added
-# them, or the target, who gets a link, or as the first administrator a key.
+# Tables of rows that end, or pass to somebody else, when the person is disabled whose they are: the one who
+# added them, or the target, who gets a link, or as the first administrator a key.
 _OWNED = frozenset((ACCESS_KEYS.name, IDENTITIES.name))
 _ADDED_BY_ACTOR = frozenset(
     (Action.API_KEY_CREATE, Action.DEPLOYMENT_REGISTER, Action.IDENTITY_ADD, Action.ISSUER_ADD)
