@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import faulthandler
 import functools
 import os
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 from hypothesis import HealthCheck, settings
 
 from tests.postgres_server import PostgresServer
@@ -34,6 +36,17 @@ httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_
 # Where a test gives no time-out of its own, a loaded machine may take longer than httpx's five seconds.
 for phase in ("connect", "read", "write", "pool"):
     setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, phase, 60.0)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_exception_interact(node: pytest.Item | pytest.Collector) -> None:
+    """Limit what is left of a test after its first failure, such as the end of its fixtures.
+
+    The limits of pytest and pytest-timeout end with a failure, for the sake of debuggers.
+    """
+    if isinstance(node, pytest.Item) and (limit := float(node.config.getini("faulthandler_timeout"))):
+        file = node.config.stash[fault_handler_stderr_fd_key]
+        faulthandler.dump_traceback_later(limit, file=file, exit=True)
 
 
 def seconds_since(began: float) -> float:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gusset.client import manager_client
+from gusset.client import manager_client, manager_source
 from gusset.client.manager_client import ManagerClient, checked_urls
 from gusset.client.manager_source import CLOSE_TIMEOUT, STREAM_TIMEOUT, ManagerSource
 from gusset.client.registration import register
@@ -425,6 +427,24 @@ def test_a_replica_stops_soon_though_no_manager_responds(
     began = time.monotonic()
     source.close()
     assert seconds_since(began) < CLOSE_TIMEOUT + 1
+
+
+def test_what_goes_on_after_a_stop_takes_no_signals(
+    fake: FakeManagers, silenced: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`gusset exec` has read its values then, and waits for the signal that its command has ended."""
+    monkeypatch.setattr(manager_source, "CLOSE_TIMEOUT", 0.2)
+    source = ManagerSource(ManagerClient(fake(silent_while(silenced)).url, KEY), registered=["x"])
+    source.read(["x"])
+    silenced.set()
+    source.close()
+    [closer] = [each for each in threading.enumerate() if each.name == "gusset-source-closer"]
+    status = Path(f"/proc/self/task/{closer.native_id}/status").read_text()
+    [blocked] = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigBlk:")]
+    assert all(blocked >> (number - 1) & 1 for number in (signal.SIGCHLD, signal.SIGTERM))
+    silenced.clear()
+    closer.join(10)
+    assert not closer.is_alive()
 
 
 def test_a_replica_that_stops_reports_it_to_the_manager_that_responds(

@@ -36,7 +36,7 @@ def test_what_is_done_beside_requests_goes_on_after_a_bug(
 
     async def run() -> None:
         with open_vault(settings_in(home)) as vault:
-            executors = Executors()
+            executors = Executors(longest_queue=20)
             timer = LeaseTimer(vault, executors, write_uses)
             timer.start()
             async with asyncio.timeout(20):

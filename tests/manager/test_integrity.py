@@ -102,7 +102,7 @@ def test_slow_requests_delay_no_checkpoint(home: Path) -> None:
 
     async def run() -> None:
         with open_vault(settings, make_writer=make_server_writer) as vault:
-            executors = Executors()
+            executors = Executors(longest_queue=20)
             busy = [executors.run_slow(release.wait) for _ in range(40)]
             timer = CheckpointTimer(vault, executors)
             timer.start()

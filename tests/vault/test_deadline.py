@@ -30,7 +30,7 @@ def test_a_wait_ends_by_its_own_limit_or_the_deadline_whatever_comes_first() -> 
 
 def test_the_deadline_follows_a_request_into_greenlets_and_threads() -> None:
     async def request() -> list[float | None]:
-        executors = Executors()
+        executors = Executors(longest_queue=20)
         with ending_by(7.0):
             found = [
                 await executors.run(deadline.current),

@@ -27,7 +27,7 @@ from gusset.vault.storage.tables import (
     USERS,
 )
 from tests.vault.conftest import Clock, Sql
-from tests.vault.rights import ADA, BOB, ISSUER, Hidden, Rights, disable, prefix
+from tests.vault.rights import ADA, BOB, ISSUER, NEW_PASSWORD, PASSWORD, Hidden, Rights, disable, prefix
 
 pytestmark = pytest.mark.slow  # each hashes a few passwords
 
@@ -168,7 +168,7 @@ def test_what_was_done_by_a_right_that_had_ended_is_named_although_its_row_is_ri
     case: End,
 ) -> None:
     key, rows = case.key(rights), Rows(rights.sql, case.table)
-    written = {(table, row): seq for table, row, seq in case.rests_on(rights)}[case.table.name, key]
+    written = {(table, row): seq for table, row, seq, _ in case.rests_on(rights)}[case.table.name, key]
     case.end(rights)
     ended = Rows(rights.sql, case.table)
     clock.advance(61)
@@ -178,7 +178,7 @@ def test_what_was_done_by_a_right_that_had_ended_is_named_although_its_row_is_ri
     ended.put_back()
 
     problems = rights.vault.audit.verify().problems
-    [problem] = [each for each in problems if f"(team.create intruders) rests on {key} " in each]
+    [problem] = [each for each in problems if f" rests on {key} " in each]
     changed = "removed it: it had been put back" if case.removes else "changed it: it had been rolled back"
     assert problem.startswith(f"{case.table.name}: record ")
     assert f" in its state of record {written}, but record " in problem
@@ -206,8 +206,71 @@ def test_a_request_may_have_been_checked_before_its_right_ended(
 
 
 @pytest.mark.sqlite("the log is the same on both databases")
+def test_another_change_gives_an_ended_right_no_new_minute(rights: Rights, clock: Clock) -> None:
+    """Many rows can be changed by those whose rights rest on them: their own accounts, for instance."""
+    rests_on = of_session(rights)
+    demote(rights)
+    clock.advance(61)
+    rights.vault.sessions.change_password(rights.bob, PASSWORD, NEW_PASSWORD, keep=rights.session, actor=BOB)
+    act(rights, rests_on)
+    assert [problem for problem in rights.vault.audit.verify().problems if problem.startswith("users: ")]
+
+
+@pytest.mark.sqlite("the log is the same on both databases")
+def test_of_several_changes_within_a_minute_each_state_may_have_been_checked(
+    rights: Rights, clock: Clock
+) -> None:
+    states = []
+    for role in ("member", "admin", "member"):
+        states.append(of_session(rights))
+        rights.vault.people.update(rights.bob.id, role=role, actor=ADA)  # type: ignore[arg-type]
+        clock.advance(19)
+    for number, rests_on in enumerate(states):
+        rights.vault.teams.create(str(number), actor=Actor(BOB, rights=rests_on))
+    assert rights.vault.audit.verify().problems == ()
+    clock.advance(40)  # the second and the third are 78 and 59 seconds old
+    act(rights, states[1])
+    rights.vault.teams.create("3", actor=Actor(BOB, rights=states[2]))
+    assert {each.split(" ")[3] for each in rights.vault.audit.verify().problems} == {"(team.create"}
+    assert all("intruders" in each for each in rights.vault.audit.verify().problems)
+
+
+@pytest.mark.sqlite("the log is the same on both databases")
+def test_another_row_with_the_number_of_the_newest_record_gives_no_right(rights: Rights) -> None:
+    """One that a transaction has written which was rolled back: the next one has got its number."""
+    [*others, (table, key, seq, _)] = of_key(rights)
+    act(rights, [*others, (table, key, seq, "0123456789abcdef")])
+    [problem] = rights.vault.audit.verify().problems
+    assert f"rests on {key} in its state of record {seq}" in problem
+
+
+@pytest.mark.sqlite("the log is the same on both databases")
+def test_a_right_that_had_ended_is_named_once(rights: Rights, clock: Clock) -> None:
+    """It may have acted often."""
+    rests_on = of_key(rights)
+    rights.revoke_key()
+    clock.advance(61)
+    for number in range(3):
+        rights.vault.teams.create(str(number), actor=Actor(BOB, rights=rests_on))
+    assert len(rights.vault.audit.verify().problems) == 1
+
+
+@pytest.mark.sqlite("the log is the same on both databases")
+def test_a_password_that_had_been_replaced_begins_no_session_unnoticed(rights: Rights, clock: Clock) -> None:
+    account = Rows(rights.sql, USERS)
+    rights.vault.sessions.change_password(rights.bob, PASSWORD, NEW_PASSWORD, keep=rights.session, actor=BOB)
+    changed = Rows(rights.sql, USERS)
+    clock.advance(61)
+    account.put_back()
+    rights.vault.sessions.sign_in(BOB, PASSWORD)
+    changed.put_back()
+    [problem] = rights.vault.audit.verify().problems
+    assert f"(session.create {BOB}) rests on {rights.bob.id} in its state of record" in problem
+
+
+@pytest.mark.sqlite("the log is the same on both databases")
 def test_a_row_that_no_record_has_written_gives_no_right_unnoticed(rights: Rights) -> None:
-    act(rights, [("access_keys", "aaaaaaaa", 3)])
+    act(rights, [("access_keys", "aaaaaaaa", 3, "00")])
     [problem] = rights.vault.audit.verify().problems
     assert problem.endswith("rests on aaaaaaaa, but no record says that it was written")
 
@@ -328,3 +391,47 @@ def test_a_session_that_was_hidden_while_it_was_ended_is_named(rights: Rights) -
     hidden.put_back()
     [problem] = rights.vault.audit.verify().problems
     assert problem.endswith(f"(session.end {BOB}), but is in the database again")
+
+
+@pytest.mark.sqlite("the log is the same on both databases")
+def test_a_session_whose_row_was_altered_is_ended_when_its_holder_signs_out(rights: Rights) -> None:
+    """It would be valid once the row is right again."""
+    rights.sql("UPDATE sessions SET user_id = 'x'")
+    rights.vault.sessions.sign_out(rights.session, actor=BOB)
+    assert rights.sql("SELECT count(*) FROM sessions") == [(0,)]
+
+
+@pytest.mark.sqlite("the log is the same on both databases")
+def test_a_password_that_was_chosen_by_a_link_that_had_been_replaced_is_named(rights: Rights) -> None:
+    """The newer link was hidden meanwhile, and the older one while it was replaced."""
+    older = rights.vault.invitations.new_link(rights.bob.id, actor=ADA)
+    hidden = Hidden(rights, ACCESS_KEYS, "prefix", prefix(older))
+    newer = prefix(rights.vault.invitations.new_link(rights.bob.id, actor=ADA))
+    hidden.put_back()
+    other = Hidden(rights, ACCESS_KEYS, "prefix", newer)
+    rights.vault.invitations.accept(older, NEW_PASSWORD)
+    other.put_back()
+    [problem] = rights.vault.audit.verify().problems
+    assert f"(person.password {BOB}) rests on the link {prefix(older)}, which that of record" in problem
+
+
+@pytest.mark.sqlite("the log is the same on both databases")
+def test_a_deployment_that_was_hidden_while_it_was_registered_again_is_named(rights: Rights) -> None:
+    """Removing it would end only the new one's tokens."""
+    hidden = Hidden(rights, DEPLOYMENTS, "name", "model")
+    rights.vault.deployments.register(rights.team, "model", ["x"], actor=BOB)
+    rights.vault.deployments.remove(rights.team, "model", actor=ADA)
+    hidden.put_back()
+    [problem] = rights.vault.audit.verify().problems
+    assert "(deployment.register model) added " in problem and problem.endswith("that had been removed")
+
+
+@pytest.mark.sqlite("the log is the same on both databases")
+def test_a_deployment_may_be_registered_again_after_it_was_removed(rights: Rights) -> None:
+    for _ in range(2):
+        rights.vault.deployments.register(rights.team, "model", ["x"], actor=BOB)
+        rights.vault.deployments.remove(rights.team, "model", actor=ADA)
+    other = rights.vault.teams.create("other", actor=ADA)
+    for team in (rights.team, other.id):
+        rights.vault.deployments.register(team, "model", ["x"], actor=BOB)
+    assert rights.vault.audit.verify().problems == ()

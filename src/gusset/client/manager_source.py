@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import random
+import signal
 import socket
 import threading
 import time
@@ -240,6 +241,10 @@ class ManagerSource:
         closing.join(CLOSE_TIMEOUT)
 
     def _close(self) -> None:
+        if hasattr(
+            signal, "pthread_sigmask"
+        ):  # not on Windows; `gusset exec` waits for signals, and this may go on
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             if self._lease.end() and self._registered is not None:
                 with contextlib.suppress(GussetError):

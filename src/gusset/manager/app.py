@@ -96,6 +96,8 @@ class Manager:
 
 # Seconds. With the wait for a lock in the database it is less than a request may take.
 LONGEST_QUEUE = 2.0
+# Of an embedded database. A request's key was checked before: that must not be long ago when it is executed.
+LONGEST_LOCAL_QUEUE = 20.0
 
 
 def make_manager(
@@ -149,7 +151,7 @@ class _Shared:
 
 
 def _make_shared(vault: Vault, key_rate: int) -> _Shared:
-    executors = Executors(longest_queue=LONGEST_QUEUE if vault.reads_wait else None)
+    executors = Executors(longest_queue=LONGEST_QUEUE if vault.reads_wait else LONGEST_LOCAL_QUEUE)
     cache, greenlets = AccessCache(vault), GreenletPool(vault.request_seconds)
     authenticator = Authenticator(vault, cache, key_rate=key_rate)
     change_feed = ChangeFeed(vault.change_poller, lambda: vault.epoch)

@@ -21,7 +21,7 @@ T = TypeVar("T")
 def _run_before(latest: float, deadline: float | None, work: Callable[[], T]) -> T:
     """Call `work`, which must end by `deadline`. Raises Unreachable if it begins after `latest`."""
     if time.monotonic() > latest:
-        raise Unreachable("the database is too slow for all that is requested", hint="try again")
+        raise Unreachable("the manager is too slow for all that is requested", hint="try again")
     with ending_by(deadline):
         return work()
 
@@ -29,8 +29,8 @@ def _run_before(latest: float, deadline: float | None, work: Callable[[], T]) ->
 class Executors:
     """Runs synchronous code for the event loop. Threads start when they are first needed."""
 
-    def __init__(self, *, longest_queue: float | None = None) -> None:
-        """What has waited for a thread for more than `longest_queue` seconds fails. None lets it wait."""
+    def __init__(self, *, longest_queue: float) -> None:
+        """What has waited for a thread for more than `longest_queue` seconds fails."""
         self._longest_queue = longest_queue
         self._slow = ThreadPoolExecutor(4, "gusset-slow")
         self._pages = ThreadPoolExecutor(8, "gusset-pages")
@@ -43,7 +43,7 @@ class Executors:
         """In a thread: for password hashing and long lists.
 
         Raises:
-            Unreachable: no thread was free in time, since the database is slow.
+            Unreachable: no thread was free in time.
         """
         return self._run_in(self._slow, partial(function, *args, **kwargs))
 
@@ -52,8 +52,7 @@ class Executors:
         return self._run_in(self._pages, partial(function, *args, **kwargs))
 
     def _run_in(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> Awaitable[T]:
-        latest = math.inf if self._longest_queue is None else time.monotonic() + self._longest_queue
-        work = partial(_run_before, latest, current(), work)
+        work = partial(_run_before, time.monotonic() + self._longest_queue, current(), work)
         return asyncio.get_running_loop().run_in_executor(threads, work)
 
     def close(self) -> None:

@@ -78,14 +78,15 @@ class AuditRecord:
         }
 
     def shown(self) -> dict[str, Any]:
-        """As `data`, but without the changes and rights, and with an object as details for any record.
+        """As `data`, but without what only verifications read, and with an object as details for any record.
 
         Details that cannot be read are under the key `unreadable`.
         """
         details = _json(self.details, dict)
         if not isinstance(details, dict):
             details = {"unreadable": details}
-        details.pop("rights", None)
+        for name in ("rights", "session"):
+            details.pop(name, None)
         return {
             **self._act(),
             "details": details,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,7 +21,7 @@ from gusset.vault.audit.actions import KEY_CHANGES, Action
 from gusset.vault.audit.actor import person_of
 from gusset.vault.audit.epochs import Epochs
 from gusset.vault.audit.events import AuditRecord
-from gusset.vault.storage.signed_rows import RowChange, stored_changes
+from gusset.vault.storage.signed_rows import RowChange, mac_beginning, stored_changes
 from gusset.vault.storage.tables import (
     ACCESS_KEYS,
     DEPLOYMENTS,
@@ -66,12 +66,21 @@ _RowKey = tuple[str, str]  # a table, and a row's key as records have it
 
 @dataclass(frozen=True, slots=True)
 class RowState:
-    """A row as the record `seq` left it: its HMAC, None if it was removed. `act` names the record."""
+    """A row as the record `seq` left it: its HMAC, None if it was removed. `act` names the record.
+
+    Of a row on which rights may rest, also the record's time, and the state that the record has replaced,
+    as long as requests may rest on that.
+    """
 
     seq: int
     mac: bytes | None
     act: str
-    at: str | None  # the record's time, of rows on which rights rest: for each row it would take much memory
+    at: str | None = None
+    replaced: RowState | None = None
+
+    def is_right(self, beginning: str) -> bool:
+        """Whether it is the row whose HMAC begins so."""
+        return self.mac is not None and mac_beginning(self.mac) == beginning
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +103,9 @@ class LogState:
         self.epochs = Epochs()
         self._live: dict[tuple[str, str], str] = {}  # team and folded name -> id
         self._owned: dict[str, dict[_RowKey, int]] = {}  # by person, with the record that wrote the row
+        self._links: dict[str, tuple[str, int]] = {}  # by person: the newest link, and its record
+        self._deployments: dict[tuple[str, str], _RowKey] = {}  # by team and name: those that are not removed
+        self._named: set[tuple[_RowKey, str]] = set()  # wrong rights that were named: each might act often
 
     def follow(self, record: AuditRecord) -> None:
         """Take in the next record of the log."""
@@ -107,6 +119,8 @@ class LogState:
             self._follow_owners(record, details, added)
             if record.action in CHANGES:
                 self._follow_change(record, details)
+            elif record.action in (Action.DEPLOYMENT_REGISTER, Action.DEPLOYMENT_REMOVE):
+                self._follow_deployment(record, details, added)
             elif record.action == Action.SECRET_DELIVER:
                 self._follow_delivery(record, details)
             elif record.action in KEY_CHANGES:
@@ -123,43 +137,86 @@ class LogState:
                 self.problems.append(f"{change.table}: record {record.seq} ({act}) {problem}")
             if before is None and change.mac is not None:
                 added.append((change.table, change.key))
-            at = record.at if change.table in _RIGHTS else None
-            self.rows[change.table, change.key] = RowState(record.seq, change.mac, act, at)
+            self._set_row((change.table, change.key), record, change.mac)
         return added
+
+    def _set_row(self, row: _RowKey, record: AuditRecord, mac: bytes | None) -> None:
+        state = RowState(record.seq, mac, _act(record))
+        before = self.rows.get(row)
+        if row[0] in _RIGHTS:
+            if before is not None and not _is_in_flight(before.at, record.at):
+                before = replace(before, replaced=None)
+            state = replace(state, at=record.at, replaced=before)
+        self.rows[row] = state
 
     def _follow_rights(self, record: AuditRecord, details: Mapping[str, Any]) -> None:
         if record.action == Action.SESSION_END and "session" in details:  # whether or not it had a row then
-            ended = RowState(record.seq, None, _act(record), record.at)
-            self.rows[SESSIONS.name, details["session"]] = ended
-        for table, key, seq in details.get("rights", ()):
-            if (problem := self._wrong_right(record, (table, key), seq)) is not None:
+            self._set_row((SESSIONS.name, details["session"]), record, None)
+        for table, key, seq, beginning in details.get("rights", ()):
+            problem = self._wrong_right(record, (table, key), seq, beginning)
+            if problem is not None and ((table, key), beginning) not in self._named:
+                self._named.add(((table, key), beginning))
                 self.problems.append(f"{table}: record {record.seq} ({_act(record)}) rests on {key}{problem}")
 
-    def _wrong_right(self, record: AuditRecord, row: _RowKey, seq: int) -> str | None:
+    def _wrong_right(self, record: AuditRecord, row: _RowKey, seq: int, beginning: str) -> str | None:
         """How a row on which an actor's right rested contradicts the log, if it does."""
-        state = self.rows.get(row)
-        if state is None:
+        state = newest = self.rows.get(row)
+        if newest is None or seq > newest.seq:
             return ", but no record says that it was written"
-        if seq == state.seq:
+        while state is not None and not state.is_right(beginning):
+            # The state before began earlier, and ended when this one began.
+            state = state.replaced if _is_in_flight(state.at, record.at) else None
+        if state is not None:
             return None
-        if seq < state.seq and _time_between(state.at, record.at) <= _IN_FLIGHT:
-            return None
-        changed = "changed it: it had been rolled back" if state.mac else "removed it: it had been put back"
-        return f" in its state of record {seq}, but record {state.seq} ({state.act}) had {changed}"
+        changed = (
+            "removed it: it had been put back"
+            if newest.mac is None
+            else "changed it: it had been rolled back"
+        )
+        return f" in its state of record {seq}, but record {newest.seq} ({newest.act}) had {changed}"
 
     def _follow_owners(
         self, record: AuditRecord, details: Mapping[str, Any], added: Sequence[_RowKey]
     ) -> None:
-        if record.action == Action.PERSON_DISABLE:
+        if record.action == Action.PERSON_DISABLE and "tokens" in details:  # an older gusset ends less
             self._follow_disabling(record, details)
         elif record.action in _ADDED_BY_ACTOR:
             self._add_owned(person_of(record.actor), record, added)
         elif record.action in _ADDED_FOR_TARGET:
             self._add_owned(record.target, record, added)
+            for table, key in added:
+                if table == ACCESS_KEYS.name:
+                    self._links[record.target] = (key, record.seq)
+        elif record.action == Action.PERSON_PASSWORD and "link" in details:
+            self._follow_link(record, details["link"])
 
     def _add_owned(self, person: str, record: AuditRecord, added: Sequence[_RowKey]) -> None:
         owned = {row: record.seq for row in added if row[0] in _OWNED}
         self._owned.setdefault(person, {}).update(owned)
+
+    def _follow_link(self, record: AuditRecord, link: str) -> None:
+        newest, seq = self._links.get(record.target, (link, 0))
+        if link != newest:
+            self.problems.append(
+                f"{ACCESS_KEYS.name}: record {record.seq} ({_act(record)}) rests on the link {link}, "
+                f"which that of record {seq} had replaced: that had been removed"
+            )
+
+    def _follow_deployment(
+        self, record: AuditRecord, details: Mapping[str, Any], added: Sequence[_RowKey]
+    ) -> None:
+        name = (details["team"], record.target)
+        if record.action == Action.DEPLOYMENT_REMOVE:
+            self._deployments.pop(name, None)
+        for row in added:
+            if row[0] == DEPLOYMENTS.name:
+                if name in self._deployments:
+                    other = self.rows[self._deployments[name]]
+                    self.problems.append(
+                        f"{row[0]}: record {record.seq} ({_act(record)}) added {row[1]}, "
+                        f"but the deployment of record {other.seq} had its name: that had been removed"
+                    )
+                self._deployments[name] = row
 
     def _follow_disabling(self, record: AuditRecord, details: Mapping[str, Any]) -> None:
         """None of the person's rows stays as it is: one that does was hidden, or altered."""
@@ -224,8 +281,12 @@ def _act(record: AuditRecord) -> str:
     return f"{record.action} {record.target}"
 
 
-def _time_between(earlier: Any, later: Any) -> timedelta:
-    return datetime.fromisoformat(later) - datetime.fromisoformat(earlier)
+def _is_in_flight(ended_at: Any, now: Any) -> bool:
+    """Whether a request may go on `now` that was checked before something ended. A clock may be set back."""
+    try:
+        return abs(datetime.fromisoformat(now) - datetime.fromisoformat(ended_at)) <= _IN_FLIGHT
+    except (TypeError, ValueError):
+        return False  # of an altered record
 
 
 def _wrong_change(change: RowChange, state: RowState | None) -> str | None:

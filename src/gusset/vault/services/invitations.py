@@ -128,7 +128,10 @@ class Invitations:
                 raise NotSignedIn("that link was used already")
             user = transaction.update(USERS, user, password=password_hash)
             end_sessions(transaction, user.id)
-            event = AuditEvent(Actor(user.email, address), Action.PERSON_PASSWORD, user.email)
+            details = {"link": info.prefix}
+            event = AuditEvent(
+                Actor(user.email, address), Action.PERSON_PASSWORD, user.email, details=details
+            )
             return WriteResult(person_losing_rights(transaction, user), [event])
 
         intent = AuditEvent(Actor("somebody", address), Action.PERSON_PASSWORD, info.prefix)

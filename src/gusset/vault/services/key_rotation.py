@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from gusset.errors import Conflict
 from gusset.vault.audit.actions import Action
+from gusset.vault.audit.actor import Actor
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
@@ -21,6 +24,7 @@ from gusset.vault.storage.signed_rows import Select
 from gusset.vault.storage.tables import SECRET_VERSIONS, SECRETS
 
 REWRAP_BATCH = 500
+_LONGEST_WAIT = 20.0  # seconds for another rotation
 
 _SEALED_AFTER = Select(
     SECRET_VERSIONS,
@@ -66,13 +70,21 @@ class KeyRotation:
         still opens them; the next rotation rewraps them, too.
 
         Raises:
-            Conflict: the root key is being replaced on several machines.
+            Conflict: the root key is being replaced on several machines, or another rotation took long.
             RootKeyError: the root key cannot be read.
         """
+        begun = time.monotonic()
         with self._exclusive_lock():
+            if time.monotonic() - begun > _LONGEST_WAIT:  # the actor's rights may have ended meanwhile
+                raise Conflict(
+                    "another rotation of keys was going on until now",
+                    hint="see `gusset key status`: maybe no other is needed",
+                )
             self._root.finish_interrupted(actor=actor)
             newest = self._add(kinds, actor)
-            return RotationResult(newest, self._rewrap_all(actor) if KEK in kinds else 0)
+            # That rests on the actor's rights; minutes later these may rest on other rows.
+            person = Actor(actor, getattr(actor, "address", None))
+            return RotationResult(newest, self._rewrap_all(person) if KEK in kinds else 0)
 
     def infos(self) -> list[KeyInfo]:
         """The vault's keys by kind and number, without the keys themselves."""

@@ -197,7 +197,7 @@ class People:
         if (made or identities) and tokens is None:
             raise _tokens_left(user.email, made, identity_infos(transaction, identities))
         end_sessions(transaction, user.id)
-        details: dict[str, Any] = {}
+        details: dict[str, Any] = {"tokens": tokens or "none"}
         removed: Sequence[AuditEvent] = ()
         if tokens == "pass":  # without the key of the one who does this: they do not end with it
             for table, rows in ((ACCESS_KEYS, made), (IDENTITIES, identities)):

@@ -14,7 +14,7 @@ from secrets import token_urlsafe
 from gusset.errors import Denied, NotSignedIn, UsageError
 from gusset.secrets.value import SecretValue
 from gusset.vault.audit.actions import Action
-from gusset.vault.audit.actor import Actor
+from gusset.vault.audit.actor import Actor, with_rights
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
 from gusset.vault.commit.writer import Writer, WriteResult
@@ -97,7 +97,8 @@ class Sessions:
                 },
             )
             also(transaction)
-            return WriteResult(person, [AuditEvent(actor, Action.SESSION_CREATE, person.email)])
+            acting = with_rights(actor, [USERS.right(user)])  # the password's
+            return WriteResult(person, [AuditEvent(acting, Action.SESSION_CREATE, person.email)])
 
         target = row.email if row else "unknown"
         person = self._writer.run(AuditEvent(actor, Action.SESSION_CREATE, target), write)
@@ -147,8 +148,8 @@ class Sessions:
         hashed = _token_hash(token)
 
         def write(transaction: Transaction) -> WriteResult[None]:
-            row = transaction.one(_FIND, {"hash": hashed})
-            if row is not None:
+            valid, altered = transaction.all_valid(_FIND, {"hash": hashed})
+            for row in (*valid, *altered):
                 transaction.delete(SESSIONS, row)
             details = {"session": hashed.hex()}
             return WriteResult(None, [AuditEvent(actor, Action.SESSION_END, actor, details=details)])

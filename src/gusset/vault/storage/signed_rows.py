@@ -31,8 +31,11 @@ from gusset.vault.storage.sql import Parameters, Statement, make_row_type
 _FORMAT = b"gusset row 1"
 
 
-Right = tuple[str, str, int]
-"""A row on which a right rests: its table, its key as audit records have it, the record that wrote it."""
+Right = tuple[str, str, int, str]
+"""A row on which a right rests: its table, its key as audit records have it, the record that wrote it.
+
+And the beginning of its HMAC, since several states of a row may have one record's number.
+"""
 
 
 class SignedTable:
@@ -86,7 +89,7 @@ class SignedTable:
 
     def right(self, row: Any) -> Right:
         """`row` as one on which a right rests."""
-        return self.name, self.key_text(row), row.changed_seq
+        return self.name, self.key_text(row), row.changed_seq, mac_beginning(row.mac)
 
     def describe(self, row: Any) -> str:
         """What `row` is, for a message."""
@@ -298,6 +301,11 @@ _HEAD: Callable[[bytes, int], bytes] = struct.Struct(">cI").pack
 
 def _key_part(value: Any) -> str:
     return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def mac_beginning(mac: bytes) -> str:
+    """Enough of an HMAC to tell it from others, as text."""
+    return mac[:8].hex()
 
 
 def _mac_text(mac: bytes) -> str:
