@@ -93,7 +93,6 @@ def running_cluster(*, cpus: int = 4, dashboard: bool = False, port: int | None 
         "GUSSET_SETTINGS": str(folder / "settings.toml"),
         "RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING": "0",
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # after which Ray kills a proxy: 5 are few under load
-        "RAY_worker_register_timeout_seconds": "600",  # a worker that has not begun by then is killed, and missed
         "RAY_gcs_rpc_server_reconnect_timeout_s": "5",  # after which nodes end without their head
         "RAY_health_check_period_ms": "500",
         "RAY_health_check_initial_delay_ms": "0",

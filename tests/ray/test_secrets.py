@@ -120,8 +120,12 @@ def deployed(cluster: Cluster, secrets: Secrets, folder: Path) -> str:
 
 
 def responses_of(address: str, count: int = 40) -> dict[int, dict[str, Any]]:
-    """The newest response of each replica, by its process."""
+    """The newest response of each replica, by its process.
+
+    Under load Ray takes a proxy for dead now and then; the next one knows the application a moment later.
+    """
     with httpx.Client(trust_env=False, timeout=30) as client:
+        eventually(lambda: client.post(address, json={}).status_code == 200, "the application is served")
         responses = [client.post(address, json={}).json() for _ in range(count)]
     return {each["pid"]: each for each in responses}
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -68,19 +68,15 @@ _RowKey = tuple[str, str]  # a table, and a row's key as records have it
 class RowState:
     """A row as the record `seq` left it: its HMAC, None if it was removed. `act` names the record.
 
-    Of a row on which rights may rest, also the record's time, and the state that the record has replaced,
-    as long as requests may rest on that.
+    Of a row on which rights may rest, also the record's time, and the HMACs that the row had in the last
+    minute before, each with the time of its end.
     """
 
     seq: int
     mac: bytes | None
     act: str
     at: str | None = None
-    replaced: RowState | None = None
-
-    def is_right(self, beginning: str) -> bool:
-        """Whether it is the row whose HMAC begins so."""
-        return self.mac is not None and mac_beginning(self.mac) == beginning
+    replaced: tuple[tuple[bytes | None, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +137,13 @@ class LogState:
         return added
 
     def _set_row(self, row: _RowKey, record: AuditRecord, mac: bytes | None) -> None:
-        state = RowState(record.seq, mac, _act(record))
-        before = self.rows.get(row)
-        if row[0] in _RIGHTS:
-            if before is not None and not _is_in_flight(before.at, record.at):
-                before = replace(before, replaced=None)
-            state = replace(state, at=record.at, replaced=before)
-        self.rows[row] = state
+        if row[0] not in _RIGHTS:
+            self.rows[row] = RowState(record.seq, mac, _act(record))
+            return
+        before, at = self.rows.get(row), record.at
+        ended = () if before is None else (*before.replaced, (before.mac, at))
+        replaced = tuple([each for each in ended if _is_in_flight(each[1], at)])
+        self.rows[row] = RowState(record.seq, mac, _act(record), at, replaced)
 
     def _follow_rights(self, record: AuditRecord, details: Mapping[str, Any]) -> None:
         if record.action == Action.SESSION_END and "session" in details:  # whether or not it had a row then
@@ -160,20 +156,16 @@ class LogState:
 
     def _wrong_right(self, record: AuditRecord, row: _RowKey, seq: int, beginning: str) -> str | None:
         """How a row on which an actor's right rested contradicts the log, if it does."""
-        state = newest = self.rows.get(row)
-        if newest is None or seq > newest.seq:
+        state = self.rows.get(row)
+        if state is None or seq > state.seq:
             return ", but no record says that it was written"
-        while state is not None and not state.is_right(beginning):
-            # The state before began earlier, and ended when this one began.
-            state = state.replaced if _is_in_flight(state.at, record.at) else None
-        if state is not None:
+        in_flight = [mac for mac, ended_at in state.replaced if _is_in_flight(ended_at, record.at)]
+        if beginning in [mac_beginning(mac) for mac in (state.mac, *in_flight) if mac is not None]:
             return None
-        changed = (
-            "removed it: it had been put back"
-            if newest.mac is None
-            else "changed it: it had been rolled back"
-        )
-        return f" in its state of record {seq}, but record {newest.seq} ({newest.act}) had {changed}"
+        last = f"record {state.seq} ({state.act})"
+        if state.mac is None:
+            return f" in its state of record {seq}, but {last} had removed it: it had been put back"
+        return f" in its state of record {seq}, but {last} had changed it: it had been rolled back"
 
     def _follow_owners(
         self, record: AuditRecord, details: Mapping[str, Any], added: Sequence[_RowKey]
@@ -228,7 +220,7 @@ class LogState:
                     f"{table}: record {record.seq} ({_act(record)}) left {key} as it was, "
                     f"which record {seq} ({state.act}) had written: it had been removed or altered"
                 )
-            elif state.mac is not None and (key in passed or table == IDENTITIES.name):
+            elif state.at == record.at and state.mac and (key in passed or table == IDENTITIES.name):
                 self._owned.setdefault(person_of(record.actor), {})[row] = state.seq
 
     def _follow_epoch(self, record: AuditRecord, number: Any) -> None:

@@ -75,10 +75,12 @@ class KeyRotation:
         """
         begun = time.monotonic()
         with self._exclusive_lock():
-            if time.monotonic() - begun > _LONGEST_WAIT:  # the actor's rights may have ended meanwhile
+            if (
+                getattr(actor, "rights", ()) and time.monotonic() - begun > _LONGEST_WAIT
+            ):  # they may have ended
                 raise Conflict(
                     "another rotation of keys was going on until now",
-                    hint="see `gusset key status`: maybe no other is needed",
+                    hint="see `gusset key status`, and try again if another is needed",
                 )
             self._root.finish_interrupted(actor=actor)
             newest = self._add(kinds, actor)

@@ -142,8 +142,8 @@ class Sessions:
     def sign_out(self, token: str, *, actor: str) -> None:
         """End the session of `token`.
 
-        The audit record names it, whether or not it has a row now: somebody who writes the database may
-        have removed that, to put it back.
+        The audit record names it, also if it has no row any more: somebody who writes the database may have
+        removed that since the request was authenticated, to put it back.
         """
         hashed = _token_hash(token)
 
