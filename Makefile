@@ -8,6 +8,9 @@ STAMP := $(VENV)/.made
 WORKERS ?= $(shell expr 2 '*' `getconf _NPROCESSORS_ONLN`)
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(PYTEST_ARGS)
 
+# Clusters of Ray: beside other tests, nodes take longer than Ray waits, and are taken for dead.
+ONE_BY_ONE = $(BIN)/python -m pytest -n 0 $(PYTEST_ARGS)
+
 # Thousands of processes of the tests import the same modules: they must find them compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -36,7 +39,8 @@ demo: $(STAMP) ## serve and call a model with a secret, in a temporary vault
 	@$(BIN)/gusset demo $(if $(DEMO_ONCE),--once)
 
 test: $(STAMP) check examples ## lint, types, and every test but those of `make matrix` and `make kubernetes`
-	$(PYTEST) -m "not (truss or matrix)"
+	$(ONE_BY_ONE) -m ray tests/ray
+	$(PYTEST) -m "not (truss or matrix or ray)"
 
 matrix: $(STAMP) examples ## promises that `make test` keeps, with one more engine, width or value; other targets run these, too
 	$(PYTEST) -m "matrix"
@@ -71,7 +75,7 @@ engines: $(STAMP) ## the tests that use a container engine
 	$(PYTEST) -m "engine and not truss"
 
 ray: $(STAMP) ## the tests that start clusters of Ray; one after the other, four minutes
-	$(BIN)/python -m pytest -n 0 -m "ray and not torch" tests/ray
+	$(ONE_BY_ONE) -m "ray and not torch" tests/ray
 
 kubernetes: $(STAMP) ## build Kubernetes 1.20 from Debian's source (once; five minutes), and run models on it
 	@$(BIN)/python -m tests.kubernetes.binaries
