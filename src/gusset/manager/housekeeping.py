@@ -220,12 +220,13 @@ class WriteProbe:
             HostError: the disk is full, failing or read-only.
             Unreachable: another process has kept the vault locked.
         """
-        if self._probe is None or (self._probe.done() and time.monotonic() >= self._valid_until):
-            self._probe = asyncio.get_running_loop().create_task(self._run())
-        done, _ = await asyncio.wait((self._probe,), timeout=within(PROBE_TIMEOUT) - time.monotonic())
+        probe = self._probe  # another check may begin a new one meanwhile
+        if probe is None or (probe.done() and time.monotonic() >= self._valid_until):
+            probe = self._probe = asyncio.get_running_loop().create_task(self._run())
+        done, _ = await asyncio.wait((probe,), timeout=within(PROBE_TIMEOUT) - time.monotonic())
         if not done:
             raise Unreachable("the vault could not be written in time")
-        if (error := self._probe.result()) is not None:
+        if (error := probe.result()) is not None:
             raise error
 
     async def _run(self) -> GussetError | None:
