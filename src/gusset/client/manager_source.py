@@ -241,9 +241,8 @@ class ManagerSource:
         closing.join(CLOSE_TIMEOUT)
 
     def _close(self) -> None:
-        if hasattr(
-            signal, "pthread_sigmask"
-        ):  # not on Windows; `gusset exec` waits for signals, and this may go on
+        # This may go on after `close`, while `gusset exec` waits for signals on the main thread.
+        if hasattr(signal, "pthread_sigmask"):  # not on Windows
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             if self._lease.end() and self._registered is not None:

@@ -126,11 +126,11 @@ class LogState:
 
     def _follow_rows(self, record: AuditRecord) -> list[_RowKey]:
         """Take in the changes of rows. Returns the rows that were not there before."""
-        act, added = _act(record), list[_RowKey]()
+        added: list[_RowKey] = []
         for change in stored_changes(record.changes):
             before = self.rows.get((change.table, change.key))
             if (problem := _wrong_change(change, before)) is not None:
-                self.problems.append(f"{change.table}: record {record.seq} ({act}) {problem}")
+                self.problems.append(f"{change.table}: record {record.seq} ({_act(record)}) {problem}")
             if before is None and change.mac is not None:
                 added.append((change.table, change.key))
             self._set_row((change.table, change.key), record, change.mac)
