@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -75,6 +75,7 @@ class RowState:
     seq: int
     mac: bytes | None
     act: str
+    _: KW_ONLY
     at: str | None = None
     replaced: tuple[tuple[bytes | None, str], ...] = ()
 
@@ -143,7 +144,7 @@ class LogState:
         before, at = self.rows.get(row), record.at
         ended = () if before is None else (*before.replaced, (before.mac, at))
         replaced = tuple([each for each in ended if _is_in_flight(each[1], at)])
-        self.rows[row] = RowState(record.seq, mac, _act(record), at, replaced)
+        self.rows[row] = RowState(record.seq, mac, _act(record), at=at, replaced=replaced)
 
     def _follow_rights(self, record: AuditRecord, details: Mapping[str, Any]) -> None:
         if record.action == Action.SESSION_END and "session" in details:  # whether or not it had a row then
