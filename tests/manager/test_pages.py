@@ -12,7 +12,9 @@ import pytest
 
 from gusset.manager.pages.auth_pages import AuthPages
 from gusset.manager.pages.routes import page_routes
+from gusset.vault.storage.tables import SESSIONS
 from tests.manager.conftest import ADMIN, PASSWORD, Manager
+from tests.vault.conftest import run_sql
 
 ROUTES = page_routes(AuthPages(None))
 
@@ -108,6 +110,33 @@ def test_signing_out_ends_the_session_on_the_server(ada: Visitor) -> None:
         ada.http.base_url.join("/settings/secrets"), cookies={"gusset_session": token}, trust_env=False
     )
     assert (copied.status_code, copied.headers["location"]) == (303, "/signin")
+
+
+def test_a_session_that_was_hidden_while_its_holder_signed_out_is_named(
+    manager: Manager, ada: Visitor
+) -> None:
+    """Whoever writes the database could put it back afterwards, for somebody who has a copy of the cookie."""
+    names = ", ".join(SESSIONS.all_columns)
+    csrf = ada.csrf()
+    [row] = run_sql(manager.database, f"SELECT {names} FROM sessions")
+    run_sql(manager.database, "DELETE FROM sessions")
+    assert ada.http.post("/signout", data={"csrf": csrf}).status_code == 303
+    run_sql(manager.database, f"INSERT INTO sessions ({names}) VALUES ({', '.join('?' * len(row))})", *row)
+    verified = manager.gusset("audit", "verify", status=10)
+    assert b"(session.end somebody), but is in the database again" in verified.stderr
+
+
+@pytest.mark.parametrize("token", ["", "x", "x.", ".x", f"{'A' * 43}.{'0' * 32}", "\u00e4.\u00e4"])
+def test_only_what_is_the_token_of_a_session_is_signed_out(
+    manager: Manager, stranger: Visitor, token: str
+) -> None:
+    """Else anybody could fill the audit log."""
+    before = run_sql(manager.database, "SELECT max(seq) FROM audit")
+    form, cookie = stranger.csrf("/signin"), f"gusset_session={token}".encode()
+    cookie += f"; gusset_form={stranger.http.cookies['gusset_form']}".encode()
+    response = stranger.http.post("/signout", data={"csrf": form}, headers=[(b"cookie", cookie)])
+    assert (response.status_code, response.headers["location"]) == (303, "/signin")
+    assert run_sql(manager.database, "SELECT max(seq) FROM audit") == before
 
 
 def test_signing_in_never_redirects_to_another_site(stranger: Visitor) -> None:

@@ -173,7 +173,7 @@ class Vault:
     def sessions(self) -> Sessions:
         from gusset.vault.services.sessions import Sessions
 
-        return Sessions(*self._shared)
+        return Sessions(*self._shared, keys=self._parts.keys)
 
     @cached_property
     def password_attempts(self) -> PasswordAttempts:

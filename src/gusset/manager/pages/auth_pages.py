@@ -81,9 +81,12 @@ class AuthPages:
         ]
 
     def sign_out(self, request: PageRequest) -> Redirect:
-        """End the session."""
+        """End the session, also one without a row: this may have been removed, to be put back later."""
+        sessions = request.vault.sessions
         if request.signed_in is not None:
-            request.vault.sessions.sign_out(request.session, actor=request.signed_in.actor)
+            sessions.sign_out(request.session, actor=request.signed_in.actor)
+        elif sessions.is_genuine(request.session):
+            sessions.sign_out(request.session, actor=Actor("somebody", request.address))
         return Redirect("/signin", session="")
 
     # --- setup

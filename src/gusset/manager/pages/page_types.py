@@ -116,7 +116,10 @@ class Download:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageRequest:
-    """A request for a page. `signed_in` may be None only on pages that anybody may open."""
+    """A request for a page. `signed_in` may be None only on pages that anybody may open.
+
+    `session` is the text of the session's cookie, whether or not anybody is signed in by it.
+    """
 
     vault: Vault
     signed_in: PersonCaller | None

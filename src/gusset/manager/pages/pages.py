@@ -152,7 +152,7 @@ class Pages:
         return PageRequest(
             vault=self._vault,
             signed_in=responder.caller,
-            session=responder.session,
+            session=responder.session_cookie,
             device=responder.device,
             address=_address(request),
             path=request.path_params,

@@ -56,6 +56,7 @@ class PageResponder:
     ) -> None:
         self.request = request
         self.caller = caller
+        self.session_cookie = session
         self.session = session if caller else ""
         self.base_url = f"{request.url.scheme}://{request.url.netloc}"
         self._integrity = integrity
@@ -65,8 +66,9 @@ class PageResponder:
 
     def check_form(self, form: Form) -> None:
         """Raises Denied unless the form comes from a page that this manager gave to this browser."""
-        owner = self.session or self._form_cookie
-        valid = bool(owner) and hmac.compare_digest(csrf_token(owner).encode(), form.raw("csrf").encode())
+        owners = [owner for owner in (self.session_cookie, self._form_cookie) if owner]
+        given = form.raw("csrf").encode()
+        valid = any(hmac.compare_digest(csrf_token(owner).encode(), given) for owner in owners)
         if is_cross_site(self.request) or not valid:
             raise Denied(
                 "this form does not belong to your session",

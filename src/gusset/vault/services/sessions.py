@@ -1,4 +1,4 @@
-"""Sign-in and sessions. Session tokens are stored as hashes, like keys.
+"""Sign-in and sessions. Session tokens are stored as hashes, like keys, and end with an HMAC.
 
 Passwords are hashed and verified outside the writer: that is slow by design.
 """
@@ -6,6 +6,7 @@ Passwords are hashed and verified outside the writer: that is slow by design.
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -29,6 +30,7 @@ from gusset.vault.services.person import (
     person_from_row,
 )
 from gusset.vault.storage.connection import Store, Transaction
+from gusset.vault.storage.keyring_store import KeyringStore
 from gusset.vault.storage.signed_rows import Select
 from gusset.vault.storage.sql import Statement
 from gusset.vault.storage.tables import SESSIONS, USERS
@@ -36,6 +38,8 @@ from gusset.vault.storage.tables import SESSIONS, USERS
 SESSION_LIFETIME = timedelta(hours=12)  # without a request
 MAX_SESSION_LIFETIME = timedelta(days=7)  # after signing in, whatever happens
 _SEEN_INTERVAL = timedelta(minutes=1)
+
+_PURPOSE = "the tokens of sessions"
 
 _FIND = Select(SESSIONS, "hash = :hash")
 _LIST_ENDED = Select(SESSIONS, also="expires_at < :now OR seen_at < :seen_before")
@@ -49,10 +53,11 @@ def _nothing(_: Transaction) -> None:
 class Sessions:
     """Signs people in and out."""
 
-    def __init__(self, store: Store, writer: Writer, clock: Clock) -> None:
+    def __init__(self, store: Store, writer: Writer, clock: Clock, *, keys: KeyringStore) -> None:
         self._store = store
         self._writer = writer
         self._clock = clock
+        self._keys = keys
 
     def sign_in(
         self,
@@ -75,7 +80,7 @@ class Sessions:
             row = connection.one(FIND_USER_BY_EMAIL, {"email": wanted})
         verified = verify_password(row.password if row else None, password)
         actor = Actor(row.email if row else "somebody", address)
-        token = token_urlsafe(32)
+        token = _new_token(self._keys.current.derive(_PURPOSE))
 
         def write(transaction: Transaction) -> WriteResult[Person]:
             if row is None or not verified:
@@ -139,6 +144,13 @@ class Sessions:
 
         self._writer.run(AuditEvent(person.email, Action.SESSION_USE, person.email), write)
 
+    def is_genuine(self, token: str) -> bool:
+        """Whether `token` was made for a session, be it that this has ended or that its row was removed."""
+        random, _, mac = token.rpartition(".")
+        given = mac.encode("utf-8", "surrogateescape")
+        keys = self._keys.current.derive_all(_PURPOSE)
+        return any(hmac.compare_digest(given, _token_mac(random, key).encode()) for key in keys)
+
     def sign_out(self, token: str, *, actor: str) -> None:
         """End the session of `token`.
 
@@ -189,6 +201,15 @@ class Sessions:
             return WriteResult(None, [AuditEvent(actor, Action.PERSON_PASSWORD, person.email)])
 
         self._writer.run(AuditEvent(actor, Action.PERSON_PASSWORD, person.email), write)
+
+
+def _new_token(key: bytes) -> str:
+    random = token_urlsafe(32)
+    return f"{random}.{_token_mac(random, key)}"
+
+
+def _token_mac(random: str, key: bytes) -> str:
+    return hmac.new(key, random.encode("utf-8", "surrogateescape"), "sha256").hexdigest()[:32]
 
 
 def _token_hash(token: str) -> bytes:
