@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made
 # Tests of servers mostly wait for processes and timers: two workers for each core. A worker runs whole files, and a new
-# one would begin the file anew whose test has ended the last: none is started.
+# one would begin the file anew whose test has ended the last: none is started, and the run ends with that test.
 WORKERS ?= $(shell expr 2 '*' `getconf _NPROCESSORS_ONLN`)
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(PYTEST_ARGS)
 
@@ -39,8 +39,7 @@ demo: $(STAMP) ## serve and call a model with a secret, in a temporary vault
 	@$(BIN)/gusset demo $(if $(DEMO_ONCE),--once)
 
 test: $(STAMP) check examples ## lint, types, and every test but those of `make matrix` and `make kubernetes`
-	$(ONE_BY_ONE) -m ray tests/ray
-	$(PYTEST) -m "not (truss or matrix or ray)"
+	$(ONE_BY_ONE) -m ray tests/ray; ray=$$?; $(PYTEST) -m "not (truss or matrix or ray)" && exit $$ray
 
 matrix: $(STAMP) examples ## promises that `make test` keeps, with one more engine, width or value; other targets run these, too
 	$(PYTEST) -m "matrix"

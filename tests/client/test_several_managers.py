@@ -355,6 +355,13 @@ FOREIGN: list[dict[str, Any]] = [
 ]
 
 
+def test_an_export_that_is_not_a_managers_is_refused(fake: FakeManagers) -> None:
+    manager = fake(lambda *_: (200, ["not", "a record"], {}))
+    refused = pytest.raises(Unreachable, match="does not respond as a gusset manager does")
+    with closing(ManagerClient(manager.url, KEY)) as client, refused:
+        list(RemoteAudit(client).export())
+
+
 @pytest.mark.parametrize("body", FOREIGN)
 def test_values_that_are_not_from_a_manager_are_refused(fake: FakeManagers, body: dict[str, Any]) -> None:
     """As those of a manager that does not respond; what was read before stays valid."""

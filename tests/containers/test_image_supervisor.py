@@ -216,16 +216,50 @@ def test_of_a_container_whose_output_cannot_be_read_nothing_is_left(monkeypatch:
     eventually(lambda: descriptors(os.getpid()) == before, "all files are closed")
 
 
+def test_a_container_that_cannot_be_removed_does_not_keep_a_stop_from_ending(
+    starter: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other container is started in its place."""
+
+    def fail() -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(starter, "release", fail)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        serve(starter, lambda: None)
+    assert [running.is_closed for running in starter.started] == [True]
+
+
+class _EndsWhilePulling(http.server.BaseHTTPRequestHandler):
+    """An engine that has no image, and is killed after the first line of a pull."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        body = b'{"message": "No such image"}'
+        self.send_response(404)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self.send_response(200)
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(b'16\r\n{"status": "Pulling"}\n\r\n')
+        self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 def test_an_engine_that_ends_during_a_pull_is_an_error_that_says_so() -> None:
-    errors = pytest.importorskip("docker.errors")
-
-    def find(_: str) -> None:
-        raise errors.ImageNotFound("no such image")
-
-    def pull(*_: object, **__: object) -> Iterator[dict[str, str]]:
-        yield {"status": "Pulling"}
-        raise ConnectionResetError(104, "Connection reset by peer")
-
-    client = SimpleNamespace(images=SimpleNamespace(get=find), api=SimpleNamespace(pull=pull))
-    with pytest.raises(HostError, match="while it pulled the image busybox:stable: Connection reset by peer"):
-        Images(client, "amd64", lambda *_: None).get("busybox:stable", lambda _: None)
+    docker = pytest.importorskip("docker")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _EndsWhilePulling) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        client = docker.DockerClient(f"tcp://127.0.0.1:{server.server_address[1]}", version="1.41")
+        with pytest.raises(HostError, match="stopped responding while it pulled the image busybox:stable"):
+            Images(client, "amd64", lambda *_: None).get("busybox:stable", lambda _: None)
+        client.close()
+        server.shutdown()

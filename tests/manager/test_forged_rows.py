@@ -157,11 +157,6 @@ def attacked(manager: Manager) -> Iterator[Attacked]:
         (Attacked.insert_key, lambda a: a.get("/v1/people", OWN_KEY), "the key aaaaaaaa"),
         (Attacked.widen_scopes, lambda a: a.get("/v1/people", a.member), "the key "),
         (Attacked.raise_role, lambda a: a.page("/settings/people"), f"the account {MEMBER}"),
-        (
-            Attacked.insert_membership,
-            lambda a: a.get(f"/v1/teams/{a.other_team}/secrets", a.member),
-            "the membership of ",
-        ),
         (Attacked.widen_token, Attacked.deliver, "the key "),
         (Attacked.take_back_revocation, lambda a: a.get("/v1/secrets", a.member), "the key "),
         (Attacked.insert_overlap, Attacked.deliver, "the overlap of version 1 "),
@@ -186,6 +181,18 @@ def test_a_forged_row_is_refused_and_named(
     assert "was altered in the database: it is not used" in response.text
     assert BEFORE not in response.text and VALUE not in response.text
     eventually(lambda: f": {named}" in manager.log.read_text())
+
+
+def test_a_forged_membership_gives_nothing_and_is_named(attacked: Attacked) -> None:
+    """It keeps the person from nothing else, either."""
+    manager = attacked.manager
+    attacked.insert_membership()
+    assert manager.stop() == 0
+    manager.start()
+
+    assert attacked.get(f"/v1/teams/{attacked.other_team}/secrets", attacked.member).status_code == 404
+    assert attacked.get("/v1/secrets", attacked.member).status_code == 200
+    eventually(lambda: ": the membership of " in manager.log.read_text())
 
 
 def test_a_revoked_key_that_is_rolled_back_with_its_hmac_is_named(attacked: Attacked) -> None:

@@ -126,6 +126,28 @@ def test_a_session_that_was_hidden_while_its_holder_signed_out_is_named(
     assert b"(session.end somebody), but is in the database again" in verified.stderr
 
 
+def test_sign_outs_without_a_session_are_limited(manager: Manager, ada: Visitor) -> None:
+    """Each leaves an audit record."""
+    csrf, token = ada.csrf(), ada.http.cookies["gusset_session"]
+    run_sql(manager.database, "DELETE FROM sessions")
+    seen = []
+    for _ in range(11):
+        ada.http.cookies.set("gusset_session", token)
+        seen.append(ada.http.post("/signout", data={"csrf": csrf}).status_code)
+        ada.http.cookies.clear()
+    assert seen == [303] * 10 + [429]
+
+
+def test_a_form_from_before_the_sign_in_is_not_accepted_after_it(manager: Manager, stranger: Visitor) -> None:
+    """Its cookie is not the session's: others of the same browser may know it."""
+    csrf = stranger.csrf("/signin")
+    assert stranger.sign_in().status_code == 303
+    assert "gusset_form" in stranger.http.cookies
+    refused = stranger.http.post("/settings/secrets", data={"csrf": csrf, "name": "x"})
+    assert refused.status_code == 403
+    assert stranger.add("x", b"v").status_code == 303
+
+
 @pytest.mark.parametrize("token", ["", "x", "x.", ".x", f"{'A' * 43}.{'0' * 32}", "\u00e4.\u00e4"])
 def test_only_what_is_the_token_of_a_session_is_signed_out(
     manager: Manager, stranger: Visitor, token: str

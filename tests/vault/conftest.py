@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from argon2 import PasswordHasher
 
 from gusset.settings import Settings
 from gusset.vault import Vault, open_vault
+from gusset.vault.crypto import passwords
 from tests.postgres_server import PostgresServer
 from tests.vault.rights import rights  # noqa: F401  # a fixture
 
@@ -38,6 +40,13 @@ class Clock:
 
     def advance(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture(autouse=True)
+def quick_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords are hashed in a hundredth of the time, but where modules are compiled."""
+    hasher = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1)
+    monkeypatch.setattr(passwords, "_hasher", lambda: hasher)
 
 
 @pytest.fixture

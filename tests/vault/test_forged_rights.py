@@ -70,6 +70,19 @@ def test_forged_rows_keep_nobody_from_being_disabled_or_demoted(rights: Rights, 
     assert found == [(0,), (0,)]
 
 
+@pytest.mark.parametrize("table", [SESSIONS, USERS, MEMBERS, TEAMS], ids=lambda each: each.name)
+def test_forged_rows_keep_nobody_from_acting(rights: Rights, table: SignedTable) -> None:
+    """An administrator sees every team but what was forged, and a forged membership gives nothing."""
+    rights.add_like(table, in_the_way_of_disabling(rights)[table])
+    vault = rights.vault
+
+    assert vault.sessions.authenticate(rights.session) is not None
+    person, _ = vault.sessions.sign_in(BOB, PASSWORD)
+    assert [team.id for team in person.teams] == [team.id for team in vault.teams.all()] == [rights.team]
+    assert vault.people.get(rights.bob.id).teams == person.teams
+    assert vault.audit.verify().problems
+
+
 def test_forged_memberships_keep_nobody_from_being_taken_out_of_a_team(rights: Rights) -> None:
     rights.add_like(MEMBERS, {"team_id": "forged", "user_id": rights.bob.id})
 
@@ -206,6 +219,29 @@ def test_a_token_that_was_hidden_while_its_maker_was_disabled_stays_ended(
 
     assert not rights.is_valid(token, "token")
     assert rights.token_is_valid() is (choice == "pass")
+
+
+@pytest.mark.parametrize("change", ["UPDATE users SET email = 'x'", "DELETE FROM users"])
+def test_what_a_person_made_gives_nothing_without_their_account(rights: Rights, change: str) -> None:
+    """A disabled account could else be removed or renamed, and be in nobody's way."""
+    *_, token = rights.vault.deployments.register(rights.team, "model", ["x"], actor=BOB)
+    [identity] = rights.vault.identities.of_teams([rights.team])
+    identity_tokens = rights.vault.identity_tokens
+    issued = identity_tokens.issue(identity, seconds_left=600, details={}, actor="workload").token
+    assert rights.is_valid(token, "token")
+
+    rights.sql(f"{change} WHERE email = ?", BOB)
+
+    assert not rights.is_valid(token, "token")
+    with pytest.raises(NotSignedIn, match=f"there is no account {BOB} any more"):
+        identity_tokens.authenticate(issued)
+
+
+@pytest.mark.parametrize("table", ["deployments", "teams"])
+def test_an_identity_whose_deployment_or_team_is_missing_can_be_removed(rights: Rights, table: str) -> None:
+    rights.sql(f"DELETE FROM {table}")
+    disable(rights, "revoke")
+    assert rights.vault.identities.of_teams([rights.team]) == []
 
 
 def test_an_identity_that_was_hidden_while_its_maker_was_disabled_stays_ended(rights: Rights) -> None:

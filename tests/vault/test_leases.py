@@ -206,8 +206,27 @@ def test_equal_numbers_with_other_values_have_another_revision(
     assert delivered.revisions == {"mine": revision}
 
 
+@pytest.mark.sqlite("columns of PostgreSQL hold only their type")
+@pytest.mark.parametrize("column", ["id", "host", "started_at", "seen_at", "reported_at", "stopped_at"])
+@pytest.mark.slow
+def test_a_replica_with_a_column_of_another_type_is_in_nobodys_way(
+    first: Vault, grant: Grant, sql: Sql, column: str
+) -> None:
+    begin(first, grant)
+    sql(f"UPDATE replicas SET {column} = x'00ff'")
+
+    first.deployments.register(grant.team_id, "d", ["mine"], actor="ada")
+    seen = replica(first, grant)
+    assert {type(text) for text in (seen.id, seen.host, seen.started_at, seen.seen_at)} == {str}
+    assert first.deployments.remove(grant.team_id, "d", actor="ada").name == "d"
+
+
 @pytest.mark.parametrize("column", ["versions", "used", "delivered"])
-@pytest.mark.parametrize("text", ["[", "[1]", '{"mine": "one"}', "[" * 100_000], ids=lambda text: text[:16])
+@pytest.mark.parametrize(
+    "text",
+    ["[", "[1]", '{"mine": "one"}', "[" * 100_000, '{"mine": -1}', f'{{"mine": {2**70}}}', '{"\\ud800": 1}'],
+    ids=lambda text: text[:16],
+)
 @pytest.mark.slow
 def test_a_replica_with_an_altered_report_is_in_nobodys_way(
     first: Vault, grant: Grant, sql: Sql, column: str, text: str

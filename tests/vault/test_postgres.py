@@ -649,6 +649,13 @@ def test_what_could_change_rows_unseen_is_refused(
         ["CREATE SCHEMA postgres"],  # named as the role: "$user" comes first in the search path
         ["CREATE SCHEMA empty", "ALTER DATABASE {database} SET search_path = empty, public"],
         ["CREATE SCHEMA empty", "ALTER ROLE postgres SET search_path = empty, pg_temp, public"],
+        [
+            "CREATE SCHEMA first",
+            "CREATE FUNCTION first.set_config(text, text, boolean) RETURNS text LANGUAGE sql AS "
+            "$$ SELECT 'public, pg_temp' $$",
+            "CREATE VIEW first.pg_class AS SELECT * FROM pg_catalog.pg_class WHERE relname <> 'secrets'",
+            "ALTER ROLE postgres SET search_path = first, pg_catalog, public",
+        ],
     ],
 )
 def test_another_schema_in_the_search_path_hides_nothing(

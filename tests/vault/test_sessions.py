@@ -6,8 +6,11 @@ import pytest
 
 from gusset.errors import NotSignedIn
 from gusset.secrets.value import SecretValue
-from gusset.vault import Vault
+from gusset.settings import Settings
+from gusset.vault import Vault, open_vault
 from gusset.vault.services import sessions
+from gusset.vault.services.sessions import MAX_SESSION_LIFETIME
+from tests.vault.conftest import Clock
 
 ADA = "ada@example.com"
 OLD, NEW = SecretValue(b"correct horse battery"), SecretValue(b"staple horse battery")
@@ -32,3 +35,23 @@ def test_a_password_that_is_changed_while_it_is_verified_signs_nobody_in(
         vault.sessions.sign_in(ADA, OLD)
     assert vault.sessions.authenticate(kept.reveal().decode()) is not None
     vault.sessions.sign_in(ADA, NEW)
+
+
+def test_the_token_of_a_session_is_known_as_long_as_a_session_can_last(
+    settings: Settings, clock: Clock
+) -> None:
+    """Also by another process, after a rotation of the keys, and when its row is gone; no other text is."""
+    with open_vault(settings, clock=clock) as vault, open_vault(settings, clock=clock) as other:
+        vault.people.create_first(ADA, OLD, actor="setup")
+        vault.key_rotation.rotate(actor=ADA)
+        _, session = vault.sessions.sign_in(ADA, OLD)
+        token = session.reveal().decode()
+        vault.sessions.sign_out(token, actor=ADA)
+        assert other.sessions.is_genuine(token)
+        other.key_rotation.rotate(actor=ADA)
+        assert vault.sessions.is_genuine(token)
+        made, random, mac = token.split(".")
+        for text in (f"{int(made) + 1}.{random}.{mac}", f"{random}.{mac}", f"{token}x", random, ""):
+            assert not vault.sessions.is_genuine(text)
+        clock.advance(MAX_SESSION_LIFETIME.total_seconds() + 1)
+        assert not vault.sessions.is_genuine(token)

@@ -171,3 +171,16 @@ def test_what_a_newer_gusset_has_added_is_accepted_but_no_other_change(
         open_vault(settings),
     ):
         pass
+
+
+def test_a_vault_that_says_no_revision_is_verified_all_the_same(vault: Vault, sql: Sql) -> None:
+    """Whoever removes it hides nothing else."""
+    vault.secrets.writer.set("x", SecretValue(b"v"), actor="ada")
+    sql("DELETE FROM alembic_version")
+    sql("UPDATE secrets SET note = 'forged'")
+    [problem] = vault.audit.verify().problems
+    assert problem.startswith("secrets: ")
+    verification = vault.verification()
+    verification.verify_new_records(lambda: False)
+    verification.verify_rows(lambda: False)
+    assert verification.result.problems[0].startswith("secrets: ")

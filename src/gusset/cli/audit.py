@@ -49,7 +49,7 @@ def show(app: App, target: str | None, action: str | None, actor: str | None, li
     else:
         with app.vault() as vault:
             found = vault.audit.show(target=target, action=action, actor=actor, limit=limit)
-        records = [record.data() for record in found]
+        records = [record.shown() for record in found]
     columns = {
         "seq": "SEQ",
         "at": "WHEN",

@@ -114,8 +114,11 @@ class ManagerClient:
         """The `timeout` with which all managers together take about so many seconds, if none responds."""
         return min(TIMEOUT, seconds / len(self._urls))
 
-    def lines(self, path: str) -> Iterator[str]:
-        """The lines of a long response, as they come. Once it has begun, no other manager is tried."""
+    def json_lines(self, path: str) -> Iterator[dict[str, Any]]:
+        """The objects in the lines of a long response, as they come.
+
+        Once it has begun, no other manager is tried.
+        """
         import httpx
 
         response = self._first_response(lambda: self._send("GET", path, headers={}, stream=True))
@@ -124,9 +127,18 @@ class ManagerClient:
                 if response.status_code != 200:
                     response.read()
                     self.parse_response(response)
-                yield from response.iter_lines()
+                yield from map(self._json_line, response.iter_lines())
         except (httpx.HTTPError, UnicodeError) as error:
             raise self.unreachable(error) from None
+
+    def _json_line(self, line: str) -> dict[str, Any]:
+        try:
+            data = json.loads(line)
+        except ValueError:
+            data = None
+        if not isinstance(data, dict):
+            raise self.not_a_manager()
+        return data
 
     def _first_response(self, send: Callable[[], httpx.Response]) -> httpx.Response:
         """The response of the first manager that is available; `send` sends to the one that is used."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from math import inf
 from typing import Any
@@ -37,4 +36,4 @@ class RemoteAudit:
 
     def export(self) -> Iterator[dict[str, Any]]:
         """Every record, oldest first."""
-        return map(json.loads, self._client.lines("/v1/audit/export"))
+        return self._client.json_lines("/v1/audit/export")

@@ -291,10 +291,11 @@ class ImageSupervisor:
         """Run one container after another, with backoff.
 
         Raises:
-            ModelFailed, HostError: the first one did not become ready.
+            ModelFailed, HostError: the first one did not become ready, or the last one could not be
+                removed at a stop.
 
-        An unexpected exception is raised before the first one is ready, and logged later: what was
-        missing, such as memory, may come back.
+        An unexpected exception is raised before the first one is ready, and at a stop; else it is
+        logged: what was missing, such as memory, may come back.
         """
         backoff = RestartBackoff()
         while True:
@@ -302,7 +303,9 @@ class ImageSupervisor:
             try:
                 await self._run_container()
             except Exception:
-                if not self._announcer.is_done:
+                task = asyncio.current_task()
+                is_stopping = task is not None and task.cancelling() > 0  # the removal has failed then
+                if is_stopping or not self._announcer.is_done:
                     raise
                 with errors_logged(log, "The container is restarted", self._intake.mask_log):
                     raise

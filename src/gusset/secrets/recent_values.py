@@ -21,8 +21,8 @@ class _Change:
 class RecentValues:
     """Has `masker` know the values of at least the last `REMEMBERED` changes, and forget older ones.
 
-    Each value costs memory, and time at each change. Values that the masker has learned otherwise stay.
-    Thread-safe.
+    Each value costs memory, and time at each change. What is forgotten is so even if the masker has
+    also learned it otherwise. Thread-safe.
     """
 
     def __init__(self, masker: Masker) -> None:
@@ -58,7 +58,8 @@ class RecentValues:
             return frozenset()
         self._changes = kept + self._changes[-REMEMBERED:]
         forgotten = _values_of(old) - _values_of(self._changes)
-        self.masker.forget(forgotten)
+        if forgotten:  # else all patterns would be made anew
+            self.masker.forget(forgotten)
         return forgotten
 
 

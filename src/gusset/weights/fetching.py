@@ -25,7 +25,7 @@ from gusset.errors import (
     Unreachable,
 )
 from gusset.runtime.environment import child_environment
-from gusset.runtime.output_pump import OutputPump
+from gusset.runtime.output_pump import OutputPump, detach
 from gusset.secrets.masking import Masker
 from gusset.weights.download import FetchRequest
 
@@ -66,7 +66,7 @@ class FetchProcess:
         self,
         process: subprocess.Popen[bytes],
         reports: IO[bytes],
-        lifeline: int,
+        lifeline: IO[bytes],
         *,
         masker: Masker,
         pumps: list[OutputPump],
@@ -83,32 +83,36 @@ class FetchProcess:
     def start(
         cls, request: FetchRequest, options: FetchOptions, environment: Mapping[str, str]
     ) -> FetchProcess:
-        """Start it. It ends when this process does, however it ends."""
-        request_r, request_w = os.pipe()
-        report_r, report_w = os.pipe()
-        lifeline_r, lifeline_w = os.pipe()
-        descriptors = (request_r, report_w, lifeline_r)
-        command = [options.python, "-P", "-m", "gusset.weights.fetcher"]
-        command += [str(number) for number in (*descriptors, int(options.debuggable))]
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=dict(environment),
-            pass_fds=descriptors,
-            process_group=0,  # Ctrl-C must not reach it: the supervisor decides when it ends
-        )
-        for descriptor in descriptors:
-            os.close(descriptor)
-        pumps = [
-            OutputPump.start(_detach(process.stdout), options.errors, options.masker.stream("stdout")),
-            OutputPump.start(_detach(process.stderr), options.errors, options.masker.stream("stderr")),
-        ]
-        with contextlib.suppress(BrokenPipeError), os.fdopen(request_w, "wb") as file:
-            pickle.dump(request, file)
-        reports = os.fdopen(report_r, "rb")
-        return cls(process, reports, lifeline_w, masker=options.masker, pumps=pumps)
+        """Start it. It ends when this process does, however it ends.
+
+        Raises:
+            OSError, RuntimeError: the system gives no more processes, files or threads. Nothing is left.
+        """
+        pumps: list[OutputPump] = []
+        with contextlib.ExitStack() as own:
+            with contextlib.ExitStack() as passed:
+                request_r, request_w = _pipe(passed, own)
+                report_r, report_w = _pipe(own, passed)
+                lifeline_r, lifeline_w = _pipe(passed, own)
+                descriptors = [each.fileno() for each in (request_r, report_w, lifeline_r)]
+                command = [options.python, "-P", "-m", "gusset.weights.fetcher"]
+                command += [str(number) for number in (*descriptors, int(options.debuggable))]
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    env=dict(environment),
+                    pass_fds=descriptors,
+                    process_group=0,  # Ctrl-C must not reach it: the supervisor decides when it ends
+                )
+            own.callback(_abandon, process)
+            for pipe, channel in ((process.stdout, "stdout"), (process.stderr, "stderr")):
+                pumps.append(OutputPump.start(detach(pipe), options.errors, options.masker.stream(channel)))
+            with contextlib.suppress(BrokenPipeError), request_w:
+                pickle.dump(request, request_w)
+            own.pop_all()  # it has started, and ends by `kill`
+        return cls(process, report_r, lifeline_w, masker=options.masker, pumps=pumps)
 
     @property
     def pid(self) -> int:
@@ -135,10 +139,8 @@ class FetchProcess:
             if self._ended:
                 return
             self._ended = True
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            os.close(self._lifeline)
+            _kill(self._process)
+            self._lifeline.close()
         self._reports.close()
         for pump in self._pumps:
             pump.join(_LAST_OUTPUT)
@@ -173,15 +175,28 @@ def fetch_all(
         process.kill()
 
 
+def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[IO[bytes], IO[bytes]]:
+    """The two ends of a new pipe, each closed by its stack."""
+    read, write = os.pipe()
+    return reader.enter_context(os.fdopen(read, "rb")), writer.enter_context(os.fdopen(write, "wb"))
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End the process and what it has started at once, and wait for its end."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _abandon(process: subprocess.Popen[bytes]) -> None:
+    """End a process whose output nobody forwards yet."""
+    _kill(process)
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
+
+
 def _error(name: str, message: str, hint: str | None) -> GussetError:
     if name == SecretsMissing.__name__:
         return SecretsMissing(message, names=(), hint=hint)
     return _ERRORS.get(name, HostError)(message, hint=hint)
-
-
-def _detach(pipe: IO[bytes] | None) -> int:
-    """The descriptor of a pipe, for a pump that will close it."""
-    assert pipe  # noqa: S101  # it was started with PIPE
-    descriptor = os.dup(pipe.fileno())
-    pipe.close()
-    return descriptor

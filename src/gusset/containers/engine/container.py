@@ -158,7 +158,7 @@ class Container:
             self._api.remove_container(self.id, force=True, v=True)
         except docker.errors.NotFound:
             return True
-        except (docker.errors.DockerException, OSError):
+        except no_response_errors():
             return False
         return True
 
@@ -197,6 +197,14 @@ class Pipe:
         self._attached.close()
 
 
+def no_response_errors() -> tuple[type[Exception], ...]:
+    """What the library raises if the engine does not respond. Errors within a stream are those of urllib3."""
+    import docker.errors
+    import urllib3.exceptions
+
+    return (docker.errors.DockerException, urllib3.exceptions.HTTPError, OSError)
+
+
 @contextmanager
 def translate_engine_errors(what: str, hint: str | None = None) -> Iterator[None]:
     """Raise gusset's errors in place of the library's. `what` says what failed, and `hint` what to do.
@@ -211,7 +219,7 @@ def translate_engine_errors(what: str, hint: str | None = None) -> Iterator[None
         yield
     except docker.errors.APIError as error:
         raise ModelFailed(f"{what}: {reason(error)}", hint=hint) from None
-    except (docker.errors.DockerException, OSError) as error:
+    except no_response_errors() as error:
         raise HostError(f"the container engine does not respond: {reason(error)}") from None
 
 

@@ -9,7 +9,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from gusset.containers.engine.container import Container, Notify, creating, reason, translate_engine_errors
+from gusset.containers.engine.container import (
+    Container,
+    Notify,
+    creating,
+    no_response_errors,
+    reason,
+    translate_engine_errors,
+)
 from gusset.containers.engine.library import retry_server_errors
 from gusset.containers.engine.registry import Credentials
 from gusset.containers.engine.run_id import RUN_ID_LABEL, run_id
@@ -95,7 +102,7 @@ class Images:
                 f"the engine lacks the image {name}, and it cannot be pulled: {reason(error)}",
                 hint=hint,
             ) from None
-        except (docker.errors.DockerException, OSError) as error:
+        except no_response_errors() as error:
             raise HostError(
                 f"the engine has stopped responding while it pulled the image {name}: {reason(error)}",
                 hint="try again",

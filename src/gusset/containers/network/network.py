@@ -50,7 +50,7 @@ class EnteredNetns:
         """For the container of the process `pid`.
 
         Raises:
-            OSError: the container has ended.
+            OSError: the container has ended, or the system gives no more files.
         """
         return cls(os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC), port)
 

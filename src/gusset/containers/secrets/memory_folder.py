@@ -38,10 +38,18 @@ class SecretsFolder:
         """Create the folder, without files. This forks: call it before this process has threads or values.
 
         Raises:
-            HostError: there is no folder in memory that this account may write to, or no room in it.
+            HostError: there is no folder in memory that this account may write to, or no room in it;
+                or the system gives no more processes or files.
         """
         path = _make_folder(_PREFIX)
-        return cls(path, _start_reaper(path))
+        try:
+            return cls(path, _start_reaper(path))
+        except OSError as error:
+            path.rmdir()
+            raise HostError(
+                f"cannot start the process that removes the secrets in the end: {error.strerror}",
+                hint="see the limits of the account, service or container: processes, open files",
+            ) from None
 
     def replace(self, values: Mapping[str, SecretValue], previous: Mapping[str, SecretValue] = _NONE) -> None:
         """Make these the only values; each file is replaced atomically.
@@ -201,9 +209,19 @@ def _memory() -> Path:
 
 
 def _start_reaper(folder: Path) -> int:
-    """Fork a process that removes `folder` when the returned descriptor is closed, for whatever reason."""
+    """Fork a process that removes `folder` when the returned descriptor is closed, for whatever reason.
+
+    Raises:
+        OSError: the system gives no more processes or files.
+    """
     read, write = os.pipe()
-    if os.fork():
+    try:
+        child = os.fork()
+    except OSError:
+        os.close(read)
+        os.close(write)
+        raise
+    if child:
         os.close(read)
         return write
     try:  # the child: nothing below may return into the caller's code

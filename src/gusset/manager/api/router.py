@@ -148,9 +148,14 @@ class Api:
         """
         check = asyncio.ensure_future(self._executors.run(self._is_unknown_key, authorization))
         self._key_checks.add(check)
-        check.add_done_callback(self._key_checks.discard)
+        check.add_done_callback(self._note_key_check)
         done, _ = await asyncio.wait({check}, timeout=KEY_CHECK)
         return bool(done) and check.result()
+
+    def _note_key_check(self, check: asyncio.Future[bool]) -> None:
+        self._key_checks.discard(check)
+        if not check.cancelled():
+            check.exception()  # retrieved, or asyncio logs it unmasked; handling the request fails by it, too
 
     def _is_unknown_key(self, authorization: str) -> bool:
         try:

@@ -28,6 +28,7 @@ _BY_ACCOUNT_AND_ADDRESS = AttemptLimit(name="account and address", burst=10, sec
 _BY_ADDRESS = AttemptLimit(name="address", burst=50, seconds=_WINDOW)
 _BY_ACCOUNT = AttemptLimit(name="account", burst=100, seconds=_WINDOW)
 _CHANGES = AttemptLimit(name="changes", burst=10, seconds=_WINDOW)
+_SIGN_OUTS = AttemptLimit(name="sign-outs", burst=10, seconds=_WINDOW)
 
 
 class AuthPages:
@@ -40,7 +41,7 @@ class AuthPages:
 
     def __init__(self, bootstrap_link: BootstrapLink | None) -> None:
         self._bootstrap_link = bootstrap_link
-        limits = (_BY_BROWSER, _BY_ACCOUNT_AND_ADDRESS, _BY_ADDRESS, _BY_ACCOUNT, _CHANGES)
+        limits = (_BY_BROWSER, _BY_ACCOUNT_AND_ADDRESS, _BY_ADDRESS, _BY_ACCOUNT, _CHANGES, _SIGN_OUTS)
         self._limiter = AttemptLimiter(limits)
 
     # --- signing in and out
@@ -86,6 +87,8 @@ class AuthPages:
         if request.signed_in is not None:
             sessions.sign_out(request.session, actor=request.signed_in.actor)
         elif sessions.is_genuine(request.session):
+            attempt = PasswordAttempt(_SIGN_OUTS, request.session)
+            self._limiter.take(request.vault.password_attempts, [attempt])  # each leaves an audit record
             sessions.sign_out(request.session, actor=Actor("somebody", request.address))
         return Redirect("/signin", session="")
 

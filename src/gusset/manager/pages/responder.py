@@ -66,7 +66,8 @@ class PageResponder:
 
     def check_form(self, form: Form) -> None:
         """Raises Denied unless the form comes from a page that this manager gave to this browser."""
-        owners = [owner for owner in (self.session_cookie, self._form_cookie) if owner]
+        known = [self.session] if self.session else [self.session_cookie, self._form_cookie]
+        owners = [owner for owner in known if owner]
         given = form.raw("csrf").encode()
         valid = any(hmac.compare_digest(csrf_token(owner).encode(), given) for owner in owners)
         if is_cross_site(self.request) or not valid:

@@ -14,12 +14,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from gusset.errors import HostError
 from gusset.portable import signal_name
 from gusset.runtime.browser_rules import BrowserRules
-from gusset.runtime.output_pump import OutputPump
+from gusset.runtime.output_pump import OutputPump, detach
 from gusset.runtime.tls import TlsFiles
 from gusset.secrets.masking import Masker
 from gusset.serving.channel import Channel, Closed, Malformed
@@ -121,7 +120,7 @@ class WorkerProcess:
             (self._process.stdout, options.output, "stdout"),
             (self._process.stderr, options.errors, "stderr"),
         ):
-            self._pumps.append(OutputPump.start(_detach(pipe), sink, masker.stream(channel)))
+            self._pumps.append(OutputPump.start(detach(pipe), sink, masker.stream(channel)))
 
     def begin(
         self,
@@ -279,7 +278,7 @@ def _start_python(
             process_group=0,  # Ctrl-C must not reach it: the supervisor decides when it ends
         )
     except OSError as error:
-        if error.filename is None:  # not the program is at fault
+        if error.filename != python:  # not the program is at fault
             raise
         raise HostError(
             f"the model's Python, {python}, cannot be started: {(error.strerror or 'an error').lower()}",
@@ -302,14 +301,6 @@ def _environment(variables: Mapping[str, str], python: str) -> Mapping[str, str]
 def is_environment(python: str) -> bool:
     """Whether a Python is that of a virtual environment, which in images it need not be."""
     return (Path(python).parents[1] / "pyvenv.cfg").is_file()
-
-
-def _detach(pipe: IO[bytes] | None) -> int:
-    """The descriptor of a pipe, for a pump that will close it."""
-    assert pipe  # noqa: S101  # it was started with PIPE
-    descriptor = os.dup(pipe.fileno())
-    pipe.close()
-    return descriptor
 
 
 def describe_exit(status: int) -> str:

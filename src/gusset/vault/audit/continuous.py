@@ -240,11 +240,15 @@ class ContinuousVerification:
 
 
 def schema_problem(check_schema: Callable[[Connection], None], connection: Connection) -> list[str]:
-    """What is wrong with the schema of the database: at most one problem."""
+    """What is wrong with the schema of the database: at most one problem, also where gusset fails by it."""
     try:
         check_schema(connection)
     except IntegrityError as error:
         return [error.message]
+    except (GussetError, OSError, connection.dialect.errors):
+        raise
+    except Exception as error:  # whoever can cause it must not hide what is wrong elsewhere
+        return [unreadable("the schema", error)]
     return []
 
 

@@ -250,7 +250,7 @@ class Deployments:
                 host=lease.host,
                 versions=lease.versions,
                 used=lease.used,
-                started_at=row.started_at,
+                started_at=row.started_at if type(row.started_at) is str else "",
                 seen_at=lease.seen_at,
                 live=self._leases.is_live(lease),
             )

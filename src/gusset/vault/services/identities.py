@@ -225,7 +225,14 @@ def identity_infos(connection: Connection, rows: Sequence[Any]) -> list[Identity
     found = connection.all(_LIST_NAMES, {"ids": sorted({row.deployment_id for row in rows})})
     deployments = {each.id: each.name for each in found}
     teams = team_names(connection, [row.team_id for row in rows])
-    return [_info(row, team=teams[row.team_id], deployment=deployments[row.deployment_id]) for row in rows]
+    return [
+        _info(
+            row,  # by the id where the row with the name was removed: only people see it
+            team=teams.get(row.team_id, row.team_id),
+            deployment=deployments.get(row.deployment_id, row.deployment_id),
+        )
+        for row in rows
+    ]
 
 
 def _info(row: Any, *, team: str, deployment: str) -> IdentityInfo:

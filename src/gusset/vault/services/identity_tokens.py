@@ -13,6 +13,7 @@ import hmac
 import json
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -133,16 +134,10 @@ class IdentityTokens:
     def _check_genuine(self, connection: Connection, token: SecretValue, identity: str, expiry: int) -> None:
         """Raises NotSignedIn for a token that was made with no key of the vault, or with a replaced one."""
 
-        def position() -> int | None:
-            """The position of the key that made the token: 0 for the newest."""
-            for number, key in enumerate(self._keys.current.derive_all(_PURPOSE)):
-                if hmac.compare_digest(token.reveal(), _token(identity, expiry, key).reveal()):
-                    return number
-            return None
+        def made(key: bytes) -> bool:
+            return hmac.compare_digest(token.reveal(), _token(identity, expiry, key).reveal())
 
-        found = position()
-        if found is None and self._keys.reload_if_newer(connection):
-            found = position()
+        found = self._keys.find_derived(_PURPOSE, made, lambda: nullcontext(connection))
         if found is None:
             raise NotSignedIn("that token is unknown here")
         if found > 0:

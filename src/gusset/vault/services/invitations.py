@@ -33,7 +33,7 @@ from gusset.vault.services.person import (
     get_team,
     get_user,
     insert_person,
-    person_losing_rights,
+    person_from_row,
 )
 from gusset.vault.storage.connection import Transaction
 from gusset.vault.storage.tables import MEMBERS, USERS
@@ -132,7 +132,7 @@ class Invitations:
             event = AuditEvent(
                 Actor(user.email, address), Action.PERSON_PASSWORD, user.email, details=details
             )
-            return WriteResult(person_losing_rights(transaction, user), [event])
+            return WriteResult(person_from_row(transaction, user), [event])
 
         intent = AuditEvent(Actor("somebody", address), Action.PERSON_PASSWORD, info.prefix)
         return self._writer.run(intent, write)

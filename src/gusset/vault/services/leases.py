@@ -41,6 +41,7 @@ _NEVER_RENEWED_RETENTION = timedelta(minutes=15)  # a rotation may be waiting fo
 _IN_ONE_STATEMENT = 100
 _SAME_TIME = 0.05  # seconds in which mere renewals share one timestamp, since formatting one is slow
 _EVICTED = 100  # leases that were never renewed, at a time
+_MAX_VERSION = 2**63 - 1  # what a column holds
 _SESSION_PREFIX = "gusset_ses_"
 _PURPOSE = "sessions of replicas"  # of the key under which their session keys are made
 
@@ -136,17 +137,17 @@ class Lease:
 
     @classmethod
     def from_row(cls, row: Any) -> Lease:
-        """The lease of a row; versions that are no numbers count as not reported: rows are not signed."""
+        """The lease of a row; what is no version or text counts as not reported: rows are not signed."""
         return cls(
-            id=row.id,
-            deployment_id=row.deployment_id,
-            host=row.host,
+            id=_text(row.id) or "",
+            deployment_id=_text(row.deployment_id) or "",
+            host=_text(row.host) or "",
             delivered=None if row.delivered is None else _numbers(row.delivered),
             versions=_numbers(row.versions),
             used=_numbers(row.used),
-            seen_at=row.seen_at,
-            reported_at=row.reported_at,
-            stopped_at=row.stopped_at,
+            seen_at=_text(row.seen_at) or "",
+            reported_at=_text(row.reported_at),
+            stopped_at=_text(row.stopped_at),
         )
 
     def version_of(self, folded: str) -> int | None:
@@ -267,16 +268,10 @@ class Leases:
         A lease goes on when the audit key is replaced, of which this process may not know yet.
         """
 
-        def is_known() -> bool:
-            keys = self._keys.current.derive_all(_PURPOSE)
-            made = (_session_key(holder, lease, key).encode() for key in keys)
-            return any(hmac.compare_digest(given, each) for each in made)
+        def made(key: bytes) -> bool:
+            return hmac.compare_digest(given, _session_key(holder, lease, key).encode())
 
-        if is_known():
-            return
-        with self._store.read() as connection:
-            is_newer = self._keys.reload_if_newer(connection)
-        if not (is_newer and is_known()):
+        if self._keys.find_derived(_PURPOSE, made, self._store.read) is None:
             raise Denied("that is not this replica's session key")
 
     def resume(self, holder: LeaseHolder, session_key: str) -> Lease | None:
@@ -437,9 +432,18 @@ def _numbers(text: Any) -> dict[str, int]:
         found = json.loads(text)
     except (ValueError, TypeError, RecursionError):
         return {}
-    if type(found) is not dict or any(type(each) is not int for each in found.values()):
+    if type(found) is not dict or not all(_is_version(name, number) for name, number in found.items()):
         return {}
     return found
+
+
+def _is_version(name: str, number: Any) -> bool:
+    return type(number) is int and 0 <= number <= _MAX_VERSION and name.isprintable()
+
+
+def _text(value: Any) -> str | None:
+    """The text in a column; None if the column has anything else."""
+    return value if type(value) is str and value.isprintable() else None
 
 
 def _highest(versions: Mapping[str, int], folded: str) -> int | None:

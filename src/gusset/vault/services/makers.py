@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from gusset.errors import NotSignedIn
 from gusset.vault.audit.actor import key_of, person_of
-from gusset.vault.services.person import FIND_USER_BY_EMAIL
+from gusset.vault.services.person import FIND_USER_BY_EMAIL, is_email
 from gusset.vault.storage.connection import Connection
 from gusset.vault.storage.signed_rows import Right, Select
 from gusset.vault.storage.tables import ACCESS_KEYS, USERS
@@ -33,13 +33,16 @@ def check_keys(connection: Connection, created_by: str) -> list[Right]:
 
 
 def check_account(connection: Connection, created_by: str) -> list[Right]:
-    """The account of the person who made something, if it was a person.
+    """The account of the person who made something, if it was a person and no command on the vault's machine.
 
     Raises:
-        NotSignedIn: it is disabled.
+        NotSignedIn: it is disabled, or its row was removed.
     """
-    user = connection.one(FIND_USER_BY_EMAIL, {"email": person_of(created_by)})
+    maker = person_of(created_by)
+    user = connection.one(FIND_USER_BY_EMAIL, {"email": maker})
     if user is None:
+        if is_email(maker):  # gusset removes no account
+            raise NotSignedIn(f"there is no account {maker} any more, by which it was made", ended=True)
         return []
     if user.disabled_at is not None:
         raise NotSignedIn("the account of the person who made it is disabled", ended=True)

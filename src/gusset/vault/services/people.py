@@ -31,7 +31,6 @@ from gusset.vault.services.person import (
     get_user,
     insert_person,
     person_from_row,
-    person_losing_rights,
 )
 from gusset.vault.storage.connection import Connection, Store, Transaction
 from gusset.vault.storage.signed_rows import Select
@@ -179,7 +178,7 @@ class People:
                 renew_sessions(transaction, before)
             new_access_generation(transaction)
             _require_admin(transaction)
-            return WriteResult(person_losing_rights(transaction, user), events)
+            return WriteResult(person_from_row(transaction, user), events)
 
         return self._writer.run(AuditEvent(actor, _main_action(disabled), id_or(user_id, "a person")), write)
 

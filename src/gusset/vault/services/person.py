@@ -66,9 +66,14 @@ class Person:
 def check_email(text: str) -> str:
     """The e-mail address in lower case. Raises UsageError for a text that is not one."""
     email = text.strip().lower()
-    if not _EMAIL.fullmatch(email):
+    if not is_email(email):
         raise UsageError("that is not an e-mail address")
     return email
+
+
+def is_email(text: str) -> bool:
+    """Whether a text in lower case is an e-mail address."""
+    return _EMAIL.fullmatch(text) is not None
 
 
 def check_role(role: str) -> None:
@@ -91,20 +96,13 @@ def get_user(connection: Connection, user_id: str) -> Any:
 
 
 def person_from_row(connection: Connection, row: Any) -> Person:
-    """A person from a row of the `users` table, with their teams."""
-    memberships = connection.all(LIST_MEMBERSHIPS, {"user": row.id})
-    teams = connection.all(_FIND_TEAMS, {"ids": [each.team_id for each in memberships]})
-    return _person(row, memberships, teams)
+    """A person from a row of the `users` table, with their teams.
 
-
-def person_losing_rights(connection: Connection, row: Any) -> Person:
-    """As `person_from_row`, without what was altered: that must keep no right from being ended."""
+    A membership or team that was altered gives nothing and is left out: it must keep nobody from signing
+    in, and no right from being ended. Verification names it.
+    """
     memberships, _ = connection.all_valid(LIST_MEMBERSHIPS, {"user": row.id})
     teams, _ = connection.all_valid(_FIND_TEAMS, {"ids": [each.team_id for each in memberships]})
-    return _person(row, memberships, teams)
-
-
-def _person(row: Any, memberships: Iterable[Any], teams: Iterable[Any]) -> Person:
     return Person(
         id=row.id,
         email=row.email,

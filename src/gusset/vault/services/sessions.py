@@ -9,7 +9,7 @@ import hashlib
 import hmac
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from secrets import token_urlsafe
 
 from gusset.errors import Denied, NotSignedIn, UsageError
@@ -80,7 +80,7 @@ class Sessions:
             row = connection.one(FIND_USER_BY_EMAIL, {"email": wanted})
         verified = verify_password(row.password if row else None, password)
         actor = Actor(row.email if row else "somebody", address)
-        token = _new_token(self._keys.current.derive(_PURPOSE))
+        token = _new_token(self._keys.current.derive(_PURPOSE), self._clock())
 
         def write(transaction: Transaction) -> WriteResult[Person]:
             if row is None or not verified:
@@ -145,11 +145,16 @@ class Sessions:
         self._writer.run(AuditEvent(person.email, Action.SESSION_USE, person.email), write)
 
     def is_genuine(self, token: str) -> bool:
-        """Whether `token` was made for a session, be it that this has ended or that its row was removed."""
-        random, _, mac = token.rpartition(".")
+        """Whether `token` was made for a session that may still last, be it that its row was removed."""
+        text, _, mac = token.rpartition(".")
         given = mac.encode("utf-8", "surrogateescape")
-        keys = self._keys.current.derive_all(_PURPOSE)
-        return any(hmac.compare_digest(given, _token_mac(random, key).encode()) for key in keys)
+
+        def made(key: bytes) -> bool:
+            return hmac.compare_digest(given, _token_mac(text, key).encode())
+
+        if self._keys.find_derived(_PURPOSE, made, self._store.read) is None:
+            return False
+        return int(text.partition(".")[0]) > (self._clock() - MAX_SESSION_LIFETIME).timestamp()
 
     def sign_out(self, token: str, *, actor: str) -> None:
         """End the session of `token`.
@@ -203,13 +208,13 @@ class Sessions:
         self._writer.run(AuditEvent(actor, Action.PERSON_PASSWORD, person.email), write)
 
 
-def _new_token(key: bytes) -> str:
-    random = token_urlsafe(32)
-    return f"{random}.{_token_mac(random, key)}"
+def _new_token(key: bytes, now: datetime) -> str:
+    text = f"{int(now.timestamp())}.{token_urlsafe(32)}"
+    return f"{text}.{_token_mac(text, key)}"
 
 
-def _token_mac(random: str, key: bytes) -> str:
-    return hmac.new(key, random.encode("utf-8", "surrogateescape"), "sha256").hexdigest()[:32]
+def _token_mac(text: str, key: bytes) -> str:
+    return hmac.new(key, text.encode("utf-8", "surrogateescape"), "sha256").hexdigest()[:32]
 
 
 def _token_hash(token: str) -> bytes:

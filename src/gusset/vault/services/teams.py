@@ -17,7 +17,7 @@ from gusset.vault.services.person import (
     get_person,
     get_team,
     get_user,
-    person_losing_rights,
+    person_from_row,
     teams_from_rows,
 )
 from gusset.vault.storage.connection import Store, Transaction
@@ -33,9 +33,10 @@ class Teams:
         self._clock = clock
 
     def all(self) -> list[TeamInfo]:
-        """Every team: the default one first, then by name."""
+        """Every team: the default one first, then by name. One that was altered is left out."""
         with self._store.read() as connection:
-            return teams_from_rows(connection.all(LIST_TEAMS))
+            rows, _ = connection.all_valid(LIST_TEAMS)
+        return teams_from_rows(rows)
 
     def create(self, name: str, *, actor: str) -> TeamInfo:
         """Create a team. Raises UsageError for an invalid name, and Conflict for one that is in use."""
@@ -58,7 +59,7 @@ class Teams:
 
         def write(transaction: Transaction) -> WriteResult[Person]:
             team, person = get_team(transaction, team_id), get_person(transaction, user_id)
-            if any(each.id == team_id for each in person.teams):
+            if any(each.team_id == team_id for each in transaction.all(LIST_MEMBERSHIPS, {"user": user_id})):
                 return WriteResult(person, [])
             transaction.insert(MEMBERS, {"team_id": team_id, "user_id": user_id})
             new_access_generation(transaction)
@@ -77,7 +78,7 @@ class Teams:
             new_access_generation(transaction)
             details = {"person": user.email, "team": team_id}
             event = AuditEvent(actor, Action.TEAM_REMOVE_MEMBER, team.name, details=details)
-            return WriteResult(person_losing_rights(transaction, user), [event])
+            return WriteResult(person_from_row(transaction, user), [event])
 
         return self._writer.run(AuditEvent(actor, Action.TEAM_REMOVE_MEMBER, id_or(team_id, "a team")), write)
 

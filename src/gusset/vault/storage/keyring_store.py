@@ -11,7 +11,8 @@ keyring that another process has replaced.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from gusset.errors import IntegrityError, RootKeyError
@@ -23,6 +24,8 @@ from gusset.vault.storage.connection import Connection
 from gusset.vault.storage.sql import Statement
 
 MANIFEST = "manifest"
+
+Read = Callable[[], AbstractContextManager[Connection]]
 
 _LIST = Statement("SELECT kind, number, root_key_id, wrapped FROM keyring")
 _INSERT = Statement(
@@ -83,6 +86,25 @@ class KeyringStore:
             return False
         self.reload(connection)
         return True
+
+    def find_derived(self, purpose: str, fits: Callable[[bytes], bool], read: Read) -> int | None:
+        """Which of the keys derived for a purpose fits: 0 is the newest one. None if none does.
+
+        Before that the keyring is read again, with a connection from `read`, if it is newer: another
+        process may have replaced the key. Raises the same errors as `reload`.
+        """
+
+        def find() -> int | None:
+            keys = self.current.derive_all(purpose)
+            return next((number for number, key in enumerate(keys) if fits(key)), None)
+
+        found = find()
+        if found is None:
+            with read() as connection:
+                is_newer = self.reload_if_newer(connection)
+            if is_newer:
+                found = find()
+        return found
 
     def check(self, connection: Connection) -> None:
         """Read the keyring again if it, or the root key, has changed. Not for a snapshot.

@@ -29,7 +29,9 @@ MIGRATION_TIMEOUT = 600.0  # seconds that a statement of a migration may take
 OLDEST_SERVER = 15
 
 MAX_UNCERTAINTY = 0.5  # seconds: a server's time that took longer to arrive is used only if it is the first
-SERVER_TIME = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+SERVER_TIME = (
+    "(extract(epoch FROM pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8"
+)
 
 # Seconds. A session that is idle within a transaction, such as that of a paused process, loses the lock of
 # the chain before others give up waiting for it; and the server gives up before this process does.
@@ -243,12 +245,14 @@ class _Server:
 _TEMPORARY_LAST = ", pg_temp"
 
 # The schema that the vault's tables are in, or will be made in: nothing is looked up in another one but
-# PostgreSQL's own. So whoever makes a schema that comes before it in the search path changes nothing.
+# PostgreSQL's own. So whoever makes a schema that comes before it in the search path changes nothing. Until
+# this is set, such a schema may come before PostgreSQL's own, too: everything is called by its schema.
 _SET_PATH = f"""
-set_config('search_path', coalesce($1::text, quote_ident(coalesce(
-  (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-   WHERE c.oid = to_regclass('alembic_version')),
-  current_schema())) || '{_TEMPORARY_LAST}'), false)
+pg_catalog.set_config('search_path', coalesce($1::pg_catalog.text, pg_catalog.quote_ident(coalesce(
+  (SELECT n.nspname FROM pg_catalog.pg_class c
+   JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+   WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('alembic_version')),
+  pg_catalog.current_schema())) OPERATOR(pg_catalog.||) '{_TEMPORARY_LAST}'), false)
 """
 
 
@@ -262,12 +266,13 @@ def _configuration(*, patient: bool) -> Numbered:
         "idle_session_timeout": "0",
         "default_transaction_isolation": "read committed",
     }
-    sets = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in settings.items())
+    sets = ", ".join(f"pg_catalog.set_config('{name}', '{value}', false)" for name, value in settings.items())
     select = (
-        "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), "
-        f"pg_backend_pid(), {SERVER_TIME}, {_SET_PATH}, {sets}, "
-        "CASE WHEN current_setting('synchronous_commit') = 'off' "
-        "THEN set_config('synchronous_commit', 'on', false) END"
+        "SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4, "
+        "pg_catalog.current_setting('server_encoding'), "
+        f"pg_catalog.pg_backend_pid(), {SERVER_TIME}, {_SET_PATH}, {sets}, "
+        "CASE WHEN pg_catalog.current_setting('synchronous_commit') OPERATOR(pg_catalog.=) 'off' "
+        "THEN pg_catalog.set_config('synchronous_commit', 'on', false) END"
     )
     return Numbered(select.encode(), 1)
 

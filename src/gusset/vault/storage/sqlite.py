@@ -232,7 +232,8 @@ class Sqlite:
         exists = "SELECT count(*) FROM sqlite_master WHERE name = 'alembic_version'"
         if not driver.execute(exists).fetchone()[0]:
             return None
-        return str(driver.execute("SELECT version_num FROM alembic_version").fetchone()[0])
+        row = driver.execute("SELECT version_num FROM alembic_version").fetchone()
+        return None if row is None else str(row[0])
 
     def foreign_objects(self, driver: Any) -> list[str]:
         """What could change what is read or written, and is not gusset's."""
