@@ -195,6 +195,28 @@ def test_a_forged_membership_gives_nothing_and_is_named(attacked: Attacked) -> N
     eventually(lambda: ": the membership of " in manager.log.read_text())
 
 
+def test_no_value_is_stored_in_another_team_than_the_one_that_is_meant(attacked: Attacked) -> None:
+    """Requests that name no team are for the default one, which somebody is in no more if the row was altered."""
+    manager, body = attacked.manager, {"name": "new", "value": VALUE}
+    with manager.client() as admin:
+        added = f"/v1/teams/{attacked.other_team}/members/{attacked.id_of(MEMBER)}"
+        admin.put(added).raise_for_status()
+    attacked.sql(
+        "UPDATE members SET mac = x'00' WHERE user_id = ? AND team_id <> ?",
+        attacked.id_of(MEMBER),
+        attacked.other_team,
+    )
+    assert manager.stop() == 0
+    manager.start()
+
+    with manager.client(attacked.member) as member:
+        refused = member.post("/v1/secrets", json=body)
+        assert (refused.status_code, refused.json()["code"]) == (500, "integrity")
+        assert VALUE not in refused.text
+        named = member.post(f"/v1/teams/{attacked.other_team}/secrets", json=body)
+        assert named.status_code == 200, named.text
+
+
 def test_a_revoked_key_that_is_rolled_back_with_its_hmac_is_named(attacked: Attacked) -> None:
     """It is a row that the manager has signed, so it is the log that knows better."""
     manager, prefix = attacked.manager, attacked.member.split("_")[2]

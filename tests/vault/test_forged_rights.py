@@ -83,6 +83,45 @@ def test_forged_rows_keep_nobody_from_acting(rights: Rights, table: SignedTable)
     assert vault.audit.verify().problems
 
 
+NO_TEXT = "CAST(x'ff' AS TEXT)"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE teams SET name = 'forged'",
+        "UPDATE members SET mac = x'00'",
+        pytest.param(
+            f"UPDATE teams SET name = {NO_TEXT}", marks=pytest.mark.sqlite("PostgreSQL checks texts")
+        ),
+        pytest.param(
+            f"INSERT INTO sessions SELECT x'01', user_id, {NO_TEXT}, seen_at, expires_at, changed_seq, mac FROM sessions",
+            marks=pytest.mark.sqlite("PostgreSQL checks texts"),
+        ),
+    ],
+)
+def test_an_altered_team_membership_or_text_keeps_no_right_from_being_ended(
+    rights: Rights, change: str
+) -> None:
+    """Of an administrator who is still signed in, and has a token and an identity in that team."""
+    rights.sql(change)
+    person = rights.vault.sessions.authenticate(rights.session)
+    assert person is not None and person.has_altered_teams is ("sessions" not in change)
+
+    assert rights.vault.teams.remove_member(rights.team, rights.bob.id, actor=ADA).teams == ()
+    disable(rights, "revoke")
+
+    assert not rights.key_is_valid() and not rights.token_is_valid()
+    assert rights.sql("SELECT count(*) FROM identities") == [(0,)]
+    assert rights.vault.sessions.authenticate(rights.session) is None
+
+
+def test_a_forged_membership_is_replaced_by_a_right_one(rights: Rights) -> None:
+    rights.sql("UPDATE members SET mac = x'00' WHERE user_id = ?", rights.bob.id)
+    added = rights.vault.teams.add_member(rights.team, rights.bob.id, actor=ADA)
+    assert [team.id for team in added.teams] == [rights.team] and not added.has_altered_teams
+
+
 def test_forged_memberships_keep_nobody_from_being_taken_out_of_a_team(rights: Rights) -> None:
     rights.add_like(MEMBERS, {"team_id": "forged", "user_id": rights.bob.id})
 

@@ -215,6 +215,7 @@ def test_a_replica_with_a_column_of_another_type_is_in_nobodys_way(
     begin(first, grant)
     sql(f"UPDATE replicas SET {column} = x'00ff'")
 
+    assert first.rotations_of(grant.team_id, "default").get("mine").version == 1
     first.deployments.register(grant.team_id, "d", ["mine"], actor="ada")
     seen = replica(first, grant)
     assert {type(text) for text in (seen.id, seen.host, seen.started_at, seen.seen_at)} == {str}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import threading
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gusset.errors import HostError
 from tests.serving.conftest import children, descriptors
 from tests.weights.conftest import Fetch
 
@@ -28,13 +30,13 @@ def test_of_a_process_that_cannot_be_started_nothing_is_left(
         start(thread)
 
     def popen(*_: Any, **__: Any) -> None:
-        raise BlockingIOError("Resource temporarily unavailable")
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
     monkeypatch.setattr(threading.Thread, "start", start_thread)
     if failing == "process":
         monkeypatch.setattr(subprocess, "Popen", popen)
     files, processes = descriptors(os.getpid()), children(os.getpid())
-    with pytest.raises((RuntimeError, BlockingIOError)):
+    with pytest.raises(HostError, match="the process that downloads cannot be started: "):
         run_fetch.start()
     for thread in threading.enumerate():
         if thread.name.startswith("gusset-pump"):

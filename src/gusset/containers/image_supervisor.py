@@ -249,7 +249,8 @@ class ImageSupervisor:
         """Serve until stopped.
 
         Raises:
-            ModelFailed, HostError: the first container did not become ready.
+            ModelFailed, HostError: the first container did not become ready, or the last one could not be
+                removed at a stop.
         """
         self._signals.install()
         deployment = self._deployment

@@ -13,7 +13,7 @@ import os
 import select
 import threading
 import time
-from typing import IO, Protocol
+from typing import Protocol
 
 SILENCE = 0.2  # seconds
 _CHUNK = 65_536
@@ -111,11 +111,3 @@ class OutputPump:
                 select.select([], [self._sink], [])
             except OSError:  # `sink` has no reader any more
                 return
-
-
-def detach(pipe: IO[bytes] | None) -> int:
-    """The descriptor of a pipe from `subprocess.Popen`, for a pump that will close it."""
-    assert pipe  # noqa: S101  # it was started with PIPE
-    descriptor = os.dup(pipe.fileno())
-    pipe.close()
-    return descriptor

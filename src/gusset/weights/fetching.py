@@ -24,8 +24,9 @@ from gusset.errors import (
     SecretsMissing,
     Unreachable,
 )
+from gusset.runtime.child_process import detach, translated_limits
 from gusset.runtime.environment import child_environment
-from gusset.runtime.output_pump import OutputPump, detach
+from gusset.runtime.output_pump import OutputPump
 from gusset.secrets.masking import Masker
 from gusset.weights.download import FetchRequest
 
@@ -86,10 +87,10 @@ class FetchProcess:
         """Start it. It ends when this process does, however it ends.
 
         Raises:
-            OSError, RuntimeError: the system gives no more processes, files or threads. Nothing is left.
+            HostError: the system gives no more processes, files or threads. Nothing is left.
         """
         pumps: list[OutputPump] = []
-        with contextlib.ExitStack() as own:
+        with translated_limits("the process that downloads"), contextlib.ExitStack() as own:
             with contextlib.ExitStack() as passed:
                 request_r, request_w = _pipe(passed, own)
                 report_r, report_w = _pipe(own, passed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 
-from gusset.errors import Denied, NotFound
+from gusset.errors import Denied, IntegrityError, NotFound
 from gusset.secrets.name import fold_name
 from gusset.vault.audit.actor import Actor
 from gusset.vault.services.access_keys import ALL_SECRETS, Scope
@@ -53,13 +53,28 @@ class PersonCaller:
 
         Raises:
             NotFound: no such team, or the caller does not see it.
+            IntegrityError: the first team is missing, or may be: it was altered in the database.
         """
-        for team in self.teams:
-            if team_id is None or team.id == team_id:
-                return team
         if team_id is None:
-            raise NotFound("you are not in any team", hint="ask an administrator to add you to one")
+            return self._first_team()
+        for team in self.teams:
+            if team.id == team_id:
+                return team
         raise NotFound("there is no such team")
+
+    def _first_team(self) -> TeamInfo:
+        if self.teams and self.teams[0].default:
+            return self.teams[0]
+        # Else whoever alters a row in the database would have values stored in another team.
+        sees_all = self.person.admin and "admin" in self.scopes
+        if sees_all or self.person.has_altered_teams:
+            raise IntegrityError(
+                "a team or membership was altered in the database, so your first team is not known",
+                hint="name the team; `gusset audit verify` says what was altered",
+            )
+        if not self.teams:
+            raise NotFound("you are not in any team", hint="ask an administrator to add you to one")
+        return self.teams[0]
 
 
 @dataclass(slots=True)  # not frozen, as above

@@ -11,14 +11,15 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from gusset.errors import HostError
 from gusset.portable import signal_name
 from gusset.runtime.browser_rules import BrowserRules
-from gusset.runtime.output_pump import OutputPump, detach
+from gusset.runtime.child_process import detach, translated_limits
+from gusset.runtime.output_pump import OutputPump
 from gusset.runtime.tls import TlsFiles
 from gusset.secrets.masking import Masker
 from gusset.serving.channel import Channel, Closed, Malformed
@@ -39,7 +40,7 @@ log = logging.getLogger("gusset")
 UNUSABLE_PYTHON_HINT = "remove the model's environment with `gusset env remove`; the next start makes another"
 
 _BOOTSTRAP = str(Path(__file__).parents[1] / "worker" / "bootstrap.py")
-_LIMIT_HINT = "see the limits of the account, service or container: open files, processes, memory"
+_WORKER = "a process for the model"
 _LAST_OUTPUT = 2.0  # seconds to forward what a dead worker has printed and reported
 
 
@@ -95,7 +96,7 @@ class WorkerProcess:
         Raises:
             HostError: the Python cannot be started, or the system gives no more processes, threads or files.
         """
-        with contextlib.ExitStack() as stack, _translated_limits():
+        with contextlib.ExitStack() as stack, translated_limits(_WORKER):
             own_end, worker_end = socket.socketpair()
             stack.enter_context(own_end)
             with worker_end:
@@ -155,7 +156,7 @@ class WorkerProcess:
             # The last: as long as it does not run, `abandon` waits for the worker's end.
             threading.Thread(target=self._await_end, args=(on_end,), name="gusset-wait", daemon=True),
         ]
-        with _translated_limits():
+        with translated_limits(_WORKER):
             for thread in threads:
                 thread.start()
                 self._threads.append(thread)
@@ -242,18 +243,6 @@ class WorkerProcess:
         self.kill()
         self._channel.close()
         self._orders.put(None)
-
-
-@contextlib.contextmanager
-def _translated_limits() -> Iterator[None]:
-    """Within the context, HostError says what the system has no more of: processes, threads, files."""
-    try:
-        yield
-    except OSError as error:
-        reason = (error.strerror or "an error").lower()
-        raise HostError(f"a process for the model cannot be started: {reason}", hint=_LIMIT_HINT) from None
-    except RuntimeError as error:  # of a thread's start
-        raise HostError(f"a process for the model cannot be started: {error}", hint=_LIMIT_HINT) from None
 
 
 def _start_python(

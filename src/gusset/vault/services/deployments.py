@@ -23,7 +23,7 @@ from gusset.vault.services.access_keys import (
     new_access_generation,
     revoke_keys,
 )
-from gusset.vault.services.leases import LEASE_COLUMNS, Leases
+from gusset.vault.services.leases import LEASE_COLUMNS, Leases, text_in
 from gusset.vault.services.person import get_team, team_names
 from gusset.vault.storage.connection import Connection, Store, Transaction
 from gusset.vault.storage.signed_rows import Right, Select
@@ -195,7 +195,7 @@ class Deployments:
             rows = connection.all(_LIST, {"teams": sorted(team_ids)})
             teams = team_names(connection, [row.team_id for row in rows])
             found = self._replicas(connection, [row.id for row in rows])
-        return [_info(row, teams[row.team_id], found.get(row.id, ())) for row in rows]
+        return [_info(row, teams.get(row.team_id, row.team_id), found.get(row.id, ())) for row in rows]
 
     def by_declared_secret(self, team_id: str) -> dict[str, list[str]]:
         """For each folded name of a secret, the team's deployments that declare it."""
@@ -250,7 +250,7 @@ class Deployments:
                 host=lease.host,
                 versions=lease.versions,
                 used=lease.used,
-                started_at=row.started_at if type(row.started_at) is str else "",
+                started_at=text_in(row.started_at) or "",
                 seen_at=lease.seen_at,
                 live=self._leases.is_live(lease),
             )

@@ -139,15 +139,15 @@ class Lease:
     def from_row(cls, row: Any) -> Lease:
         """The lease of a row; what is no version or text counts as not reported: rows are not signed."""
         return cls(
-            id=_text(row.id) or "",
-            deployment_id=_text(row.deployment_id) or "",
-            host=_text(row.host) or "",
+            id=text_in(row.id) or "",
+            deployment_id=text_in(row.deployment_id) or "",
+            host=text_in(row.host) or "",
             delivered=None if row.delivered is None else _numbers(row.delivered),
             versions=_numbers(row.versions),
             used=_numbers(row.used),
-            seen_at=_text(row.seen_at) or "",
-            reported_at=_text(row.reported_at),
-            stopped_at=_text(row.stopped_at),
+            seen_at=text_in(row.seen_at) or "",
+            reported_at=text_in(row.reported_at),
+            stopped_at=text_in(row.stopped_at),
         )
 
     def version_of(self, folded: str) -> int | None:
@@ -441,8 +441,8 @@ def _is_version(name: str, number: Any) -> bool:
     return type(number) is int and 0 <= number <= _MAX_VERSION and name.isprintable()
 
 
-def _text(value: Any) -> str | None:
-    """The text in a column; None if the column has anything else."""
+def text_in(value: Any) -> str | None:
+    """The text in a column of a replica's row, which is not signed; None if the column has anything else."""
     return value if type(value) is str and value.isprintable() else None
 
 

@@ -45,7 +45,8 @@ class TeamInfo:
 class Person:
     """Somebody who may sign in. An admin sees every team.
 
-    `rights` are the rows on which theirs rest: of the account and the memberships.
+    `rights` are the rows on which theirs rest: of the account and the memberships. With `has_altered_teams`,
+    a membership of theirs, or its team, was altered in the database, and is not among their teams.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Person:
     created_at: str
     disabled_at: str | None
     teams: tuple[TeamInfo, ...]
+    has_altered_teams: bool
     invited: bool  # has not chosen a password yet
     rights: tuple[Right, ...]
 
@@ -101,8 +103,8 @@ def person_from_row(connection: Connection, row: Any) -> Person:
     A membership or team that was altered gives nothing and is left out: it must keep nobody from signing
     in, and no right from being ended. Verification names it.
     """
-    memberships, _ = connection.all_valid(LIST_MEMBERSHIPS, {"user": row.id})
-    teams, _ = connection.all_valid(_FIND_TEAMS, {"ids": [each.team_id for each in memberships]})
+    memberships, altered = connection.all_valid(LIST_MEMBERSHIPS, {"user": row.id})
+    teams, altered_teams = connection.all_valid(_FIND_TEAMS, {"ids": [each.team_id for each in memberships]})
     return Person(
         id=row.id,
         email=row.email,
@@ -111,6 +113,7 @@ def person_from_row(connection: Connection, row: Any) -> Person:
         created_at=row.created_at,
         disabled_at=row.disabled_at,
         teams=tuple(teams_from_rows(teams)),
+        has_altered_teams=bool(altered or altered_teams),
         invited=row.password is None,
         rights=(USERS.right(row), *map(MEMBERS.right, memberships)),
     )
@@ -142,8 +145,9 @@ def get_team(connection: Connection, team_id: str) -> TeamInfo:
 
 
 def team_names(connection: Connection, ids: Iterable[str]) -> dict[str, str]:
-    """The names of the teams with these ids, by id."""
-    return {row.id: row.name for row in connection.all(_FIND_TEAMS, {"ids": sorted(set(ids))})}
+    """The names of the teams with these ids, by id, but of those that are missing or were altered."""
+    rows, _ = connection.all_valid(_FIND_TEAMS, {"ids": sorted(set(ids))})
+    return {row.id: row.name for row in rows}
 
 
 def teams_from_rows(rows: Iterable[Any]) -> list[TeamInfo]:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from gusset.errors import SecretNotFound
 from gusset.secrets.name import fold_name
 from gusset.vault.clock import Clock, timestamp
-from gusset.vault.services.leases import LEASE_COLUMNS, LEASE_SECONDS, Lease, Leases
+from gusset.vault.services.leases import LEASE_COLUMNS, LEASE_SECONDS, Lease, Leases, text_in
 from gusset.vault.services.overlaps import Overlap, find_overlaps
 from gusset.vault.services.secret_rows import FIND_VERSION, SecretRows
 from gusset.vault.storage.connection import Connection, Store
@@ -126,9 +126,10 @@ class Rotations:
         others: Any = connection.one(_OTHERS, {"team": self._rows.team_id, "id": secret.id})
         for row in connection.all(_LEASES, {"ids": sorted(by_id)}):
             lease, deployment = self._leases.current(row), by_id[row.deployment_id]
+            started_at = text_in(row.started_at) or ""
             if others.ended_at is not None:
-                lease = _without_other_secrets(lease, row.started_at, secret, others.ended_at)
-            if not _may_have_older(lease, row.started_at, deployment, folded, version):
+                lease = _without_other_secrets(lease, started_at, secret, others.ended_at)
+            if not _may_have_older(lease, started_at, deployment, folded, version):
                 continue
             replica = RotatingReplica(
                 id=lease.id,

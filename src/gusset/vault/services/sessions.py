@@ -147,14 +147,16 @@ class Sessions:
     def is_genuine(self, token: str) -> bool:
         """Whether `token` was made for a session that may still last, be it that its row was removed."""
         text, _, mac = token.rpartition(".")
-        given = mac.encode("utf-8", "surrogateescape")
+        begun_at, given = text.partition(".")[0], mac.encode("utf-8", "surrogateescape")
+        if not (begun_at.isascii() and begun_at.isdigit()):
+            return False
 
         def made(key: bytes) -> bool:
             return hmac.compare_digest(given, _token_mac(text, key).encode())
 
         if self._keys.find_derived(_PURPOSE, made, self._store.read) is None:
             return False
-        return int(text.partition(".")[0]) > (self._clock() - MAX_SESSION_LIFETIME).timestamp()
+        return int(begun_at) > (self._clock() - MAX_SESSION_LIFETIME).timestamp()
 
     def sign_out(self, token: str, *, actor: str) -> None:
         """End the session of `token`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gusset.errors import Conflict, UsageError
+from gusset.errors import Conflict, NotFound, UsageError
 from gusset.vault.audit.actions import Action
 from gusset.vault.audit.events import AuditEvent
 from gusset.vault.clock import Clock, timestamp
@@ -10,6 +10,7 @@ from gusset.vault.commit.writer import Writer, WriteResult
 from gusset.vault.ids import id_or, new_id
 from gusset.vault.services.access_keys import new_access_generation
 from gusset.vault.services.person import (
+    FIND_TEAM,
     LIST_MEMBERSHIPS,
     LIST_TEAMS,
     Person,
@@ -59,8 +60,12 @@ class Teams:
 
         def write(transaction: Transaction) -> WriteResult[Person]:
             team, person = get_team(transaction, team_id), get_person(transaction, user_id)
-            if any(each.team_id == team_id for each in transaction.all(LIST_MEMBERSHIPS, {"user": user_id})):
+            valid, altered = transaction.all_valid(LIST_MEMBERSHIPS, {"user": user_id})
+            if any(each.team_id == team_id for each in valid):
                 return WriteResult(person, [])
+            for row in altered:  # in whose place the new one comes
+                if (row.team_id, row.user_id) == (team_id, user_id):
+                    transaction.delete(MEMBERS, row)
             transaction.insert(MEMBERS, {"team_id": team_id, "user_id": user_id})
             new_access_generation(transaction)
             details = {"person": person.email, "team": team_id}
@@ -73,11 +78,14 @@ class Teams:
         """Remove a person from a team. Raises NotFound."""
 
         def write(transaction: Transaction) -> WriteResult[Person]:
-            team, user = get_team(transaction, team_id), get_user(transaction, user_id)
+            valid, altered = transaction.all_valid(FIND_TEAM, {"id": team_id})
+            if not (valid or altered):
+                raise NotFound("there is no such team")
+            name, user = valid[0].name if valid else team_id, get_user(transaction, user_id)
             _end_membership(transaction, team_id, user_id)
             new_access_generation(transaction)
             details = {"person": user.email, "team": team_id}
-            event = AuditEvent(actor, Action.TEAM_REMOVE_MEMBER, team.name, details=details)
+            event = AuditEvent(actor, Action.TEAM_REMOVE_MEMBER, name, details=details)
             return WriteResult(person_from_row(transaction, user), [event])
 
         return self._writer.run(AuditEvent(actor, Action.TEAM_REMOVE_MEMBER, id_or(team_id, "a team")), write)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
 from types import TracebackType
@@ -74,6 +75,12 @@ class Dialect(Protocol):
         `values` are those of its parameters, in their order.
         """
 
+    def is_no_text(self, error: Exception) -> bool:
+        """Whether a row was not read since a text in it is not UTF-8, so that it was altered."""
+
+    def any_text(self, driver: Any) -> AbstractContextManager[None]:
+        """Within the context, such a text is read as bytes."""
+
     def translated(self, error: Exception) -> Exception:
         """gusset's error for one of the driver, without its text, which may contain parameters."""
 
@@ -117,9 +124,14 @@ class Connection:
 
     def all_valid(self, select: Select, parameters: Parameters = _NONE) -> tuple[list[Any], list[Any]]:
         """Every row: the valid ones, and those that were altered, with which nothing may be done."""
-        cursor = self._execute(select, parameters)
-        rows = [select.table.row_type._make(values) for values in cursor.fetchall()]
-        cursor.close()
+        try:
+            found = self._execute(select, parameters).fetchall()
+        except self.dialect.errors as error:
+            if not self.dialect.is_no_text(error):
+                raise
+            with self.dialect.any_text(self.driver):
+                found = self._execute(select, parameters).fetchall()
+        rows = [select.table.row_type._make(values) for values in found]
         valid: list[Any] = []
         altered: list[Any] = []
         asked = _with_sets(select, parameters)

@@ -7,7 +7,7 @@ import select
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -204,6 +204,12 @@ class Postgres:
 
     def make(self) -> None:
         """Nothing: whoever administers the server creates the database."""
+
+    def is_no_text(self, error: Exception) -> bool:
+        return False  # the server checks what it stores
+
+    def any_text(self, driver: Any) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def warning(self, driver: Any) -> str | None:
         """What a failover would lose, if one is to be expected; None for nothing."""

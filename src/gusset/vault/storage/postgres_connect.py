@@ -225,7 +225,7 @@ def _changes_sessions(driver: PostgresDriver, process: int, other: PostgresDrive
 
 
 def _process(driver: PostgresDriver) -> int:
-    row = driver.execute("SELECT pg_backend_pid()").fetchone()
+    row = driver.execute("SELECT pg_catalog.pg_backend_pid()").fetchone()
     assert row is not None  # noqa: S101  # a SELECT without FROM
     return int(row[0])
 

@@ -249,6 +249,17 @@ class Sqlite:
         [(found,), *_] = driver.execute(f"PRAGMA integrity_check({table})").fetchall()
         return None if found == "ok" else " ".join(str(found).split())
 
+    def is_no_text(self, error: Exception) -> bool:
+        return isinstance(error, self.errors) and _NOT_UTF8.match(str(error).lower()) is not None
+
+    @contextmanager
+    def any_text(self, driver: Any) -> Iterator[None]:
+        usual, driver.text_factory = driver.text_factory, _text_or_bytes
+        try:
+            yield
+        finally:
+            driver.text_factory = usual
+
     def translated(self, error: Exception) -> Exception:
         """gusset's error. Only the hint has paths: a message may reach a stranger.
 
@@ -313,6 +324,13 @@ def _network(folder: Path) -> str | None:
         name = mount_type(folder).removeprefix("fuse.")
         return name if name in _FUSE_NETWORKS else None
     return _NETWORKS.get(number)
+
+
+def _text_or_bytes(stored: bytes) -> str | bytes:
+    try:
+        return stored.decode()
+    except UnicodeDecodeError:
+        return stored
 
 
 class _ChangeCounter:
