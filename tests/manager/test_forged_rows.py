@@ -198,9 +198,12 @@ def test_a_forged_membership_gives_nothing_and_is_named(attacked: Attacked) -> N
 def test_no_value_is_stored_in_another_team_than_the_one_that_is_meant(attacked: Attacked) -> None:
     """Requests that name no team are for the default one, which somebody is in no more if the row was altered."""
     manager, body = attacked.manager, {"name": "new", "value": VALUE}
+    declaration = {"name": "twice", "secrets": ["x"]}
     with manager.client() as admin:
         added = f"/v1/teams/{attacked.other_team}/members/{attacked.id_of(MEMBER)}"
         admin.put(added).raise_for_status()
+        for team in ({}, {"team_id": attacked.other_team}):
+            admin.post("/v1/deployments", json=declaration | team).raise_for_status()
     attacked.sql(
         "UPDATE members SET mac = x'00' WHERE user_id = ? AND team_id <> ?",
         attacked.id_of(MEMBER),
@@ -213,8 +216,15 @@ def test_no_value_is_stored_in_another_team_than_the_one_that_is_meant(attacked:
         refused = member.post("/v1/secrets", json=body)
         assert (refused.status_code, refused.json()["code"]) == (500, "integrity")
         assert VALUE not in refused.text
+        refused = member.delete("/v1/deployments/twice")
+        assert (refused.status_code, refused.json()["code"]) == (500, "integrity")
         named = member.post(f"/v1/teams/{attacked.other_team}/secrets", json=body)
         assert named.status_code == 200, named.text
+    attacked.visitor.http.cookies.clear()
+    assert attacked.visitor.sign_in(MEMBER, PASSWORD).status_code == 303
+    assert (
+        attacked.visitor.http.get("/settings/secrets").status_code == 500
+    )  # its form would be of another team
 
 
 def test_a_revoked_key_that_is_rolled_back_with_its_hmac_is_named(attacked: Attacked) -> None:

@@ -213,7 +213,7 @@ def test_a_replica_with_a_column_of_another_type_is_in_nobodys_way(
     first: Vault, grant: Grant, sql: Sql, column: str
 ) -> None:
     begin(first, grant)
-    sql(f"UPDATE replicas SET {column} = x'00ff'")
+    sql(f"UPDATE replicas SET delivered = NULL, {column} = x'00ff'")  # as of a lease of an older gusset
 
     assert first.rotations_of(grant.team_id, "default").get("mine").version == 1
     first.deployments.register(grant.team_id, "d", ["mine"], actor="ada")

@@ -7,7 +7,7 @@ from functools import partial
 
 from gusset.errors import NotFound, UsageError
 from gusset.manager.api import schemas
-from gusset.manager.api.operations import Operation, PersonRequest, number, operation
+from gusset.manager.api.operations import Operation, PersonRequest, number, operation, teams_to_search
 from gusset.manager.api.rotation_handlers import rotation_operations
 from gusset.manager.api.secret_handlers import secret_operations
 from gusset.manager.api.serializers import (
@@ -255,12 +255,10 @@ def _deployment(request: PersonRequest[None]) -> DeploymentInfo:
     Raises:
         NotFound: no such deployment.
         UsageError: several teams have one.
+        IntegrityError: see `teams_to_search`.
     """
-    name, team_id = request.path["name"], request.query.get("team_id")
-    teams = [request.caller.team(team_id)] if team_id else request.caller.teams
-    found = [
-        each for each in request.vault.deployments.of_teams([team.id for team in teams]) if each.name == name
-    ]
+    name, team_ids = request.path["name"], [team.id for team in teams_to_search(request)]
+    found = [each for each in request.vault.deployments.of_teams(team_ids) if each.name == name]
     if not found:
         raise NotFound("there is no such deployment")
     if len(found) > 1:

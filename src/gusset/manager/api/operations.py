@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from gusset.errors import UsageError
 from gusset.manager.auth.callers import DeploymentCaller, PersonCaller
 from gusset.vault.services.access_keys import Scope
+from gusset.vault.services.person import TeamInfo
 from gusset.vault.wiring import Vault
 
 CallerT = TypeVar("CallerT", PersonCaller, DeploymentCaller)
@@ -72,6 +73,22 @@ def number(text: str, what: str, *, most: int = MAX_NUMBER) -> int:
 
 PersonRequest = ApiRequest[PersonCaller, BodyT]
 DeploymentRequest = ApiRequest[DeploymentCaller, BodyT]
+
+
+def teams_to_search(request: PersonRequest[Any]) -> Sequence[TeamInfo]:
+    """The team that the query names, or all that the caller sees.
+
+    Raises:
+        NotFound: there is no such team, or the caller does not see it.
+        IntegrityError: none is named, and one was altered in the database: what is found in another team
+            might not be what is meant.
+    """
+    caller, team_id = request.caller, request.query.get("team_id")
+    if team_id:
+        return [caller.team(team_id)]
+    caller.check_teams()
+    request.vault.teams.check()
+    return caller.teams
 
 
 @dataclass(frozen=True, slots=True)

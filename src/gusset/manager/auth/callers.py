@@ -65,16 +65,23 @@ class PersonCaller:
     def _first_team(self) -> TeamInfo:
         if self.teams and self.teams[0].default:
             return self.teams[0]
-        # Else whoever alters a row in the database would have values stored in another team.
-        sees_all = self.person.admin and "admin" in self.scopes
-        if sees_all or self.person.has_altered_teams:
-            raise IntegrityError(
-                "a team or membership was altered in the database, so your first team is not known",
-                hint="name the team; `gusset audit verify` says what was altered",
-            )
+        self.check_teams()
         if not self.teams:
             raise NotFound("you are not in any team", hint="ask an administrator to add you to one")
         return self.teams[0]
+
+    def check_teams(self) -> None:
+        """Raises IntegrityError if a team may be missing among `teams` since the database was altered.
+
+        Whoever altered it would else have a request that names no team work on another one.
+        """
+        is_default_missing = not any(team.default for team in self.teams)
+        sees_all = self.person.admin and "admin" in self.scopes
+        if self.person.has_altered_teams or (sees_all and is_default_missing):
+            raise IntegrityError(
+                "a team or membership was altered in the database, so it is not known which team is meant",
+                hint="name the team; `gusset audit verify` says what was altered",
+            )
 
 
 @dataclass(slots=True)  # not frozen, as above

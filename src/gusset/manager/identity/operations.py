@@ -8,7 +8,7 @@ from typing import Any
 
 from gusset.errors import NotFound, UsageError
 from gusset.manager.api import schemas
-from gusset.manager.api.operations import Operation, PersonRequest, operation
+from gusset.manager.api.operations import Operation, PersonRequest, operation, teams_to_search
 from gusset.manager.identity.issuer_keys import IssuerKeys, KeyStatus
 from gusset.vault.services.deployments import Declaration, DeploymentInfo, new_declaration
 from gusset.vault.services.identities import IdentityInfo
@@ -93,11 +93,8 @@ def add_identity(request: PersonRequest[schemas.NewIdentity]) -> schemas.Identit
 
 def remove_identity(request: PersonRequest[None]) -> schemas.Deleted:
     """Remove an identity; the tokens issued for it stop working at once."""
-    name, team_id = request.path["name"], request.query.get("team_id")
-    teams = [request.caller.team(team_id)] if team_id else request.caller.teams
-    found = [
-        each for each in request.vault.identities.of_teams([team.id for team in teams]) if each.name == name
-    ]
+    name, team_ids = request.path["name"], [team.id for team in teams_to_search(request)]
+    found = [each for each in request.vault.identities.of_teams(team_ids) if each.name == name]
     if not found:
         raise NotFound("there is no such identity")
     if len(found) > 1:

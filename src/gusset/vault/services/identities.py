@@ -21,7 +21,7 @@ from gusset.vault.services.issuers import NewIssuer, find_issuer, insert_issuer
 from gusset.vault.services.person import team_names
 from gusset.vault.storage.connection import Connection, Store, Transaction
 from gusset.vault.storage.signed_rows import Select
-from gusset.vault.storage.sql import Statement, escaped
+from gusset.vault.storage.sql import escaped
 from gusset.vault.storage.tables import DEPLOYMENTS, IDENTITIES
 
 MAX_OF_SUBJECT = 100  # identities with one issuer and subject: each exchange compares all of them
@@ -57,7 +57,7 @@ _MADE_BY = Select(
 )
 _OF_SUBJECT = Select(IDENTITIES, "issuer = :issuer", "subject = :subject", then="ORDER BY name, id")
 _FIND_DEPLOYMENT = Select(DEPLOYMENTS, "id = :id", "deleted_at IS NULL")
-_LIST_NAMES = Statement("SELECT id, name FROM deployments WHERE id IN (:ids...)")
+_FIND_DEPLOYMENTS = Select(DEPLOYMENTS, "id IN (:ids...)")
 
 
 class Identities:
@@ -222,12 +222,13 @@ def identity_infos(connection: Connection, rows: Sequence[Any]) -> list[Identity
     """Identities from their rows."""
     if not rows:
         return []
-    found = connection.all(_LIST_NAMES, {"ids": sorted({row.deployment_id for row in rows})})
+    ids = sorted({row.deployment_id for row in rows})
+    found, _ = connection.all_valid(_FIND_DEPLOYMENTS, {"ids": ids})
     deployments = {each.id: each.name for each in found}
     teams = team_names(connection, [row.team_id for row in rows])
     return [
         _info(
-            row,  # by the id where the row with the name was removed: only people see it
+            row,  # by the id where the row with the name was removed or altered: only people see it
             team=teams.get(row.team_id, row.team_id),
             deployment=deployments.get(row.deployment_id, row.deployment_id),
         )

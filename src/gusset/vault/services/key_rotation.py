@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from gusset.errors import Conflict
+from gusset.errors import Conflict, IntegrityError
 from gusset.vault.audit.actions import Action
 from gusset.vault.audit.actor import Actor
 from gusset.vault.audit.events import AuditEvent
@@ -134,7 +134,12 @@ class KeyRotation:
             for row in rows:
                 self._rewrap(transaction, row, by_id.get(row.secret_id))
             count = len(transaction.changes)
-            last = max(((row.secret_id, row.version) for row in [*rows, *altered]), default=None)
+            keys = [(row.secret_id, row.version) for row in [*rows, *altered]]
+            if any(type(secret) is not str or type(version) is not int for secret, version in keys):
+                raise IntegrityError(
+                    "the key of a row in secret_versions was altered", hint="`gusset audit verify` says which"
+                )
+            last = max(keys, default=None)
             target, details = f"KEK {self._keys.current.keks.newest}", {"versions": count}
             events = [AuditEvent(actor, Action.KEY_REWRAP, target, details=details)] if count else []
             return WriteResult((count, last), events)

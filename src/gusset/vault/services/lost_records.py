@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gusset.errors import IntegrityError
 from gusset.vault.audit.actions import Action
 from gusset.vault.audit.chain import Chain, Head
 from gusset.vault.audit.epochs import Epochs
@@ -95,7 +96,12 @@ class LostRecords:
                     last_version=row.last_version + VERSION_GAP,
                     revision=row.revision + VERSION_GAP,
                 )
-            last = max((row.id for row in [*rows, *altered]), default=None)
+            ids = [row.id for row in [*rows, *altered]]
+            if any(type(each) is not str for each in ids):
+                raise IntegrityError(
+                    "the id of a row in secrets was altered", hint="`gusset audit verify` says which"
+                )
+            last = max(ids, default=None)
             details = {"secrets": len(rows)}
             event = AuditEvent(actor, Action.AUDIT_ACCEPT_LOSS, f"epoch {epoch}", details=details)
             return WriteResult(last, [event] if rows else [])

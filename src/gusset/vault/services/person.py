@@ -46,7 +46,7 @@ class Person:
     """Somebody who may sign in. An admin sees every team.
 
     `rights` are the rows on which theirs rest: of the account and the memberships. With `has_altered_teams`,
-    a membership of theirs, or its team, was altered in the database, and is not among their teams.
+    a membership of theirs was altered in the database, or its team altered or removed: `teams` lacks it.
     """
 
     id: str
@@ -104,7 +104,7 @@ def person_from_row(connection: Connection, row: Any) -> Person:
     in, and no right from being ended. Verification names it.
     """
     memberships, altered = connection.all_valid(LIST_MEMBERSHIPS, {"user": row.id})
-    teams, altered_teams = connection.all_valid(_FIND_TEAMS, {"ids": [each.team_id for each in memberships]})
+    teams, _ = connection.all_valid(_FIND_TEAMS, {"ids": [each.team_id for each in memberships]})
     return Person(
         id=row.id,
         email=row.email,
@@ -113,7 +113,7 @@ def person_from_row(connection: Connection, row: Any) -> Person:
         created_at=row.created_at,
         disabled_at=row.disabled_at,
         teams=tuple(teams_from_rows(teams)),
-        has_altered_teams=bool(altered or altered_teams),
+        has_altered_teams=bool(altered) or len(teams) < len(memberships),
         invited=row.password is None,
         rights=(USERS.right(row), *map(MEMBERS.right, memberships)),
     )

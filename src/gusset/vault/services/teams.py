@@ -39,6 +39,11 @@ class Teams:
             rows, _ = connection.all_valid(LIST_TEAMS)
         return teams_from_rows(rows)
 
+    def check(self) -> None:
+        """Raises IntegrityError if a team was altered in the database, so that `all` leaves it out."""
+        with self._store.read() as connection:
+            connection.all(LIST_TEAMS)
+
     def create(self, name: str, *, actor: str) -> TeamInfo:
         """Create a team. Raises UsageError for an invalid name, and Conflict for one that is in use."""
         name = name.strip()
