@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -65,6 +66,7 @@ def served(
             assert result, errors.read_text()
             yield json.loads(result)["address"], process
         finally:
+            process.send_signal(signal.SIGCONT)  # a test that failed may have left it paused
             process.terminate()
             process.wait()
 

@@ -10,7 +10,7 @@ import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -120,6 +120,8 @@ def test_a_row_that_was_not_asked_for_is_refused(
         except IntegrityError as error:
             assert re.search("where another was asked for|do not open", error.message)
         else:  # nothing says which of its equal rows the database returns first
+            if isinstance(found, Person):  # others' memberships are noticed, and give nothing
+                found = replace(found, has_altered_teams=right.has_altered_teams)
             assert found == right
     with (
         pytest.raises(IntegrityError, match=f"gusset never creates: .*type of {column}"),
