@@ -170,6 +170,48 @@ def test_what_needs_linux_ends_with_a_container_command(
     assert "gusset:/data" in words
 
 
+def test_the_container_command_of_the_agent_has_its_options_but_not_its_commands(
+    gusset: Cli, system: str
+) -> None:
+    """Such a command may hold a value."""
+    words, message = in_container(
+        gusset,
+        *(
+            "agent",
+            "--deployment",
+            "app",
+            "--dir",
+            "anywhere",
+            "--secret",
+            "a_token",
+            "--allow-missing",
+            "all",
+        ),
+        *("--exec", "app --login=a-value-of-some-length", "--signal", "HUP", "--keep-files"),
+        *("--on-change", "sh -c 'echo a-value-of-some-length'"),
+        system=system,
+        GUSSET_MANAGER="https://secrets.example.com",
+    )
+    assert words[words.index("agent") :] == [
+        *(
+            "agent",
+            "--deployment",
+            "app",
+            "--dir",
+            "/secrets",
+            "--secret",
+            "a_token",
+            "--allow-missing",
+            "all",
+        ),
+        *("--keep-files", "--exec", "COMMAND", "--on-change", "COMMAND", "--signal", "HUP"),
+    ]
+    assert "type=tmpfs,destination=/secrets" in words
+    assert not leaks_in(message.encode(), b"a-value-of-some-length")
+    words, _ = in_container(gusset, "agent", "--deployment", "app", "--dir", "x", "--once", system=system)
+    assert words[-1] == "--once"
+
+
 def test_the_container_command_of_serve_has_the_options_of_serve(gusset: Cli, tmp_path: Path) -> None:
     folder, secrets = write_model(tmp_path / "my model"), tmp_path / "secrets"
     words, _ = in_container(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import re
 import secrets
 import shlex
@@ -21,6 +22,7 @@ from tests.cli.test_portable import elsewhere
 from tests.cli.test_serve import VALUE, sha, write_model
 from tests.conftest import Cli
 from tests.containers.conftest import BASE, CACHE, REPO
+from tests.manager.conftest import Manager, admin, deployment, manager, set_up  # noqa: F401  # fixtures
 from tests.ports import free_port
 from tests.serving.conftest import eventually
 
@@ -111,11 +113,11 @@ def run(command: list[str], *, input: bytes = b"") -> subprocess.CompletedProces
 
 
 @contextmanager
-def running(command: list[str], log: Path) -> Iterator[None]:
-    """Run a container, which is ready, until the end of the context."""
+def running(command: list[str], log: Path, until: str = "ready at") -> Iterator[None]:
+    """Run a container, which has printed `until`, until the end of the context."""
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:
-            eventually(lambda: "ready at" in log.read_text() or process.poll() is not None, "it is ready")
+            eventually(lambda: until in log.read_text() or process.poll() is not None, "it is ready")
             assert process.poll() is None, log.read_text()
             yield
         finally:
@@ -153,9 +155,9 @@ def test_a_folder_of_secrets_is_mounted(gusset: Cli, tmp_path: Path, translate: 
 def test_the_manager_runs_with_the_printed_command(
     gusset: Cli, tmp_path: Path, translate: Translate, port: int
 ) -> None:
-    [manager] = printed(gusset, "manager", "--port", str(port))
+    [command] = printed(gusset, "manager", "--port", str(port))
     log = tmp_path / "log"
-    with running(translate(manager), log):
+    with running(translate(command), log):
         assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
         eventually(lambda: re.search(r"http://\S+/setup/\S+", log.read_text()), "its link is printed")
 
@@ -174,3 +176,28 @@ def test_exec_runs_with_the_printed_command(gusset: Cli, translate: Translate) -
     script = "cat $GUSSET_SECRETS_DIR/a_token"
     done = run([*words[:-1], "sh", "-c", script])
     assert done.stdout == b"***"
+
+
+def test_the_agent_runs_with_the_printed_command(
+    manager: Manager,  # noqa: F811
+    deployment: Callable[..., httpx.Client],  # noqa: F811
+    gusset: Cli,
+    tmp_path: Path,
+    translate: Translate,
+) -> None:
+    """The token's file is the container user's; the manager listens at this machine's loopback address."""
+    with manager.client() as client:
+        assert client.put("/v1/secrets/a_token", json={"value": VALUE.decode()}).status_code == 200
+    token = tmp_path / "token"
+    token.write_text(deployment("app", "a_token").headers["authorization"].removeprefix("Bearer "))
+    token.chmod(0o600)
+    os.chown(token, 10001, 10001)
+    gusset.environ |= {"GUSSET_MANAGER": manager.address, "GUSSET_TOKEN_FILE": str(token)}
+    [agent] = printed(gusset, "agent", "--deployment", "app", "--dir", "anywhere", "--exec", "anything")
+    words = translate(agent)
+    assert words[-2:] == ["--exec", "COMMAND"]
+    here = words.index("run") + 1
+    log = tmp_path / "log"
+    command = "sh -c 'cat /secrets/a_token; sleep 60'"
+    with running([*words[:here], "--network=host", *words[here:-1], command], log, "***"):
+        assert VALUE not in log.read_bytes()

@@ -7,7 +7,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,10 +98,23 @@ def agent(
     check_exclusive(once=once, on_change=on_change)
     if signal_name is not None and command is None:
         raise UsageError("--signal is for the command of --exec", hint="add --exec, or use --on-change")
+    chosen = tuple(check_name(name) for name in names)
+    if app.settings.manager is None:
+        raise UsageError(
+            "the agent needs a manager", hint="set GUSSET_MANAGER, or log in with `gusset login URL`"
+        )
+    options_inside = _options_inside(
+        names=chosen,
+        allow_missing=allow_missing,
+        flags={"--once": once, "--keep-files": keep_files},
+        commands={"--exec": command, "--on-change": on_change},
+        signal_name=signal_name,
+    )
+    require_linux("agent", lambda: _in_container(app, deployment, options_inside))
     options = AgentOptions(
         deployment=deployment,
         folder=folder.absolute(),
-        names=tuple(check_name(name) for name in names),
+        names=chosen,
         allow_missing=frozenset(allow_missing),
         once=once,
         command=_words("--exec", command),
@@ -109,11 +122,6 @@ def agent(
         on_change=_words("--on-change", on_change),
         keep_files=keep_files,
     )
-    if app.settings.manager is None:
-        raise UsageError(
-            "the agent needs a manager", hint="set GUSSET_MANAGER, or log in with `gusset login URL`"
-        )
-    require_linux("agent", lambda: _in_container(app, options))
     from gusset.cli.agent_run import run
 
     app.hold_values()
@@ -145,9 +153,26 @@ def _signal(name: str | None) -> signal.Signals | None:
     return None if name is None else signal_named(name)
 
 
-def _in_container(app: App, options: AgentOptions) -> str:
+def _options_inside(
+    *,
+    names: Sequence[str],
+    allow_missing: Sequence[str],
+    flags: Mapping[str, bool],
+    commands: Mapping[str, str | None],
+    signal_name: str | None,
+) -> list[str]:
+    """The options of the agent in a container. Commands are not repeated: they may hold a value."""
+    words = [word for name in names for word in ("--secret", name)]
+    words += [word for name in allow_missing for word in ("--allow-missing", name)]
+    words += [flag for flag, given in flags.items() if given]
+    words += [word for option, given in commands.items() if given for word in (option, "COMMAND")]
+    return words if signal_name is None else [*words, "--signal", signal_name]
+
+
+def _in_container(app: App, deployment: str, options: Sequence[str]) -> str:
+    """The hint to run the agent in a container, in a folder of that container's memory."""
     source = source_in_container(app, None)
     memory = ["--mount", "type=tmpfs,destination=/secrets"]
-    arguments = ["--deployment", options.deployment, "--dir", "/secrets"]
-    command = docker_run([*memory, *source.options], "agent", *source.arguments, *arguments, terminal=False)
+    arguments = [*source.arguments, "--deployment", deployment, "--dir", "/secrets", *options]
+    command = docker_run([*memory, *source.options], "agent", *arguments, terminal=False)
     return run_in_container(command, source.before)
