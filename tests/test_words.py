@@ -16,6 +16,7 @@ ROOT = Path(gusset.__file__).parent
 # A word that is no longer used in names -> the field's word for it.
 REPLACED = {
     "agreement": "consistency",
+    "alone": "exclusive lock, single",
     "answer": "response",
     "answers": "responses",
     "aside": "forked",

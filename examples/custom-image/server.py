@@ -29,7 +29,7 @@ def key() -> bytes:
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def answer(self, status: int, value: object) -> None:
+    def respond(self, status: int, value: object) -> None:
         body = json.dumps(value).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")
@@ -38,11 +38,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self) -> None:
-        self.answer(200, {"ready": bool(key())})
+        self.respond(200, {"ready": bool(key())})
 
     def do_POST(self) -> None:
         text = self.rfile.read(int(self.headers["content-length"]))
-        self.answer(200, {"signature": hmac.new(key(), text, hashlib.sha256).hexdigest()})
+        self.respond(200, {"signature": hmac.new(key(), text, hashlib.sha256).hexdigest()})
 
     def log_message(self, *about: object) -> None:
         """Nothing for each request."""

@@ -249,14 +249,18 @@ def changes(words: list[str], **limits: float) -> ChangeCommand:
 
 
 def test_changes_during_a_run_are_one_further_run(tmp_path: Path) -> None:
-    command = changes(["sh", "-c", f"echo run >> {tmp_path}/runs; sleep 1"])
+    go = tmp_path / "go"  # which ends the first run
+    command = changes(
+        ["sh", "-c", f"echo run >> {tmp_path}/runs; until [ -e {go} ]; do sleep 0.1; done; sleep 1"]
+    )
     command.request()
-    eventually(lambda: command.runs == 1)
+    eventually(lambda: (tmp_path / "runs").exists())
     for _ in range(5):
-        time.sleep(0.05)  # all of them within the second that the first run takes
+        time.sleep(0.05)  # one request after another, not a burst
         command.request()
+    go.touch()
     eventually(lambda: command.runs == 2)
-    time.sleep(2.5)  # no third run begins
+    time.sleep(2.5)  # no third run begins: it would, after the second one, which takes a second
     assert (tmp_path / "runs").read_text() == "run\n" * 2
     command.stop()
     assert command.failures == 0

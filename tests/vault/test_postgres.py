@@ -385,7 +385,7 @@ def test_the_only_host_has_the_time_of_all_hosts(
 ) -> None:
     """A busy server may take longer than one of several would be given."""
     seconds = postgres_connect.HOST_TIMEOUT + 0.5
-    with answering_late(server.port, seconds) as port:
+    with responding_late(server.port, seconds) as port:
         url = settings.database.replace(f"127.0.0.1:{server.port}", f"127.0.0.1:{port}")
         began = time.monotonic()
         Postgres(url).connect().close()
@@ -393,7 +393,7 @@ def test_the_only_host_has_the_time_of_all_hosts(
 
 
 @contextmanager
-def answering_late(port: int, seconds: float) -> Iterator[int]:
+def responding_late(port: int, seconds: float) -> Iterator[int]:
     """The port of a server that is the one at `port`, but for the time that a connection takes."""
 
     def forward(source: socket.socket, target: socket.socket) -> None:

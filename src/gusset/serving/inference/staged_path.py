@@ -49,7 +49,7 @@ class StagedPath:
         call.task = self._tasks.start(self._sender.run(call, self._predict(call, predict, inputs)))
 
     def start_openai_method(self, call: ModelCall, method: Method, inputs: Any) -> None:
-        call.task = self._tasks.start(self._sender.run(call, self._run_alone(call, method, inputs)))
+        call.task = self._tasks.start(self._sender.run(call, self._run_single(call, method, inputs)))
 
     async def _predict(self, call: ModelCall, predict: Method, value: Any) -> None:
         preprocess, postprocess = self._methods.preprocess, self._methods.postprocess
@@ -75,7 +75,7 @@ class StagedPath:
         result = await _invoke(postprocess, result, call, self._other_threads)
         await self._sender.send(call, result, self._other_threads, may_join=False)
 
-    async def _run_alone(self, call: ModelCall, method: Method, inputs: Any) -> None:
+    async def _run_single(self, call: ModelCall, method: Method, inputs: Any) -> None:
         result = await _invoke(method, inputs, call, self._other_threads)
         await self._sender.send(call, result, self._other_threads)
 
