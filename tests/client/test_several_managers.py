@@ -27,7 +27,9 @@ from tests.serving.conftest import eventually
 
 NOBODY = "http://127.0.0.1:9"
 KEY = SecretValue(b"gusset_tok_aaaaaaaa_" + b"A" * 43)
-Response = tuple[int, dict[str, Any], dict[str, str]]
+Response = tuple[
+    int, dict[str, Any] | bytes, dict[str, str]
+]  # status, body as JSON or encoded already, headers
 
 
 class FakeManager:
@@ -46,7 +48,7 @@ class FakeManager:
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 outer.requests.append((self.command, self.path, headers))
                 status, body, more = outer.respond(self.command, self.path)
-                data = json.dumps(body).encode() + b"\n"
+                data = (body if isinstance(body, bytes) else json.dumps(body).encode()) + b"\n"
                 self.send_response(status)
                 for name, value in {"content-length": str(len(data)), **more}.items():
                     self.send_header(name, value)
@@ -218,6 +220,15 @@ def test_the_audit_log_is_exported_by_the_first_manager_that_responds(fake: Fake
         with pytest.raises(Unreachable, match="RemoteProtocolError"):
             next(records)
     assert len(cut.requests) == 1
+
+
+def test_a_record_with_a_line_separator_in_a_text_is_exported(fake: FakeManagers) -> None:
+    """Only a line feed ends a line: an altered record may have any other."""
+    record = {"seq": 1, "actor": "a\u2028b\u0085c\u2029d"}
+    exported = json.dumps(record, ensure_ascii=False).encode()
+    manager = fake(lambda *_: (200, exported, {}))
+    with closing(ManagerClient(manager.url, KEY)) as client:
+        assert list(RemoteAudit(client).export()) == [record]
 
 
 class HurriedStop(threading.Event):

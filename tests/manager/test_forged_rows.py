@@ -263,3 +263,42 @@ def test_a_token_that_was_hidden_while_its_makers_key_was_revoked_reads_nothing(
     response = attacked.deliver()
 
     assert (response.status_code, response.json()["code"]) == (401, "not_signed_in")
+
+
+def test_an_altered_team_hides_no_token_and_no_deployment_from_being_ended(attacked: Attacked) -> None:
+    """Not found would be taken for ended already."""
+    manager, prefix = attacked.manager, attacked.token.split("_")[2]
+    assert manager.stop() == 0
+    manager.start()  # which forgets the teams that it has read
+    [(team,)] = attacked.sql("SELECT id FROM teams WHERE name = 'default'")
+    attacked.sql("UPDATE teams SET mac = ? WHERE id = ?", bytes(32), team)
+    with manager.client() as admin:
+        unnamed = admin.delete("/v1/deployments/model")
+        assert (unnamed.status_code, unnamed.json()["code"]) == (500, "integrity")
+        page = attacked.page(f"/settings/deployments/{attacked.sql('SELECT id FROM deployments')[0][0]}")
+        assert page.status_code == 500 and "altered" in page.text
+        assert admin.delete(f"/v1/tokens/{prefix}").status_code == 200
+        removed = admin.delete("/v1/deployments/model", params={"team_id": team})
+        assert removed.status_code == 200, removed.text
+        again = admin.delete("/v1/deployments/model", params={"team_id": team})
+        assert again.status_code == 404
+    assert attacked.deliver().status_code == 401
+
+
+def test_an_altered_membership_makes_no_token_look_as_if_there_were_none(attacked: Attacked) -> None:
+    prefix = attacked.token.split("_")[2]
+    attacked.sql("UPDATE members SET mac = ? WHERE user_id = ?", bytes(32), attacked.id_of(MEMBER))
+    assert attacked.manager.stop() == 0
+    attacked.manager.start()
+    with attacked.manager.client(attacked.member) as member:
+        refused = member.delete(f"/v1/tokens/{prefix}")
+        assert (refused.status_code, refused.json()["code"]) == (500, "integrity")
+        assert member.delete("/v1/tokens/aaaaaaaa").status_code == 404
+
+
+def test_a_team_that_was_altered_is_in_the_way_of_no_member_of_another(attacked: Attacked) -> None:
+    attacked.sql("UPDATE teams SET mac = ? WHERE id = ?", bytes(32), attacked.other_team)
+    for path in ("/v1/deployments/model", "/v1/deployments/model/tokens"):
+        assert attacked.get(path, attacked.member).status_code == 200
+    with attacked.manager.client(attacked.member) as member:
+        assert member.delete("/v1/deployments/model").status_code == 200

@@ -18,6 +18,7 @@ import pytest
 from tests.conftest import seconds_since
 from tests.manager.conftest import Manager
 from tests.manager.issuer import DISCOVERY, JWKS, Issuer, Key, b64, hmac_with, running_issuer, send, token
+from tests.vault.conftest import run_sql
 
 GRANT = "urn:ietf:params:oauth:grant-type:token-exchange"
 JWT = "urn:ietf:params:oauth:token-type:jwt"
@@ -700,3 +701,14 @@ def test_an_exchange_is_recorded_without_the_token(
         assert secret not in manager.log.read_text()
         assert secret not in json.dumps(records)
         assert leaking_files([manager.gusset.home], secret.encode()) == []
+
+
+@pytest.mark.parametrize("table", ["deployments", "teams"])
+def test_an_altered_name_is_not_taken_for_a_wrong_target(
+    manager: Manager, issuer: Issuer, identity: dict[str, Any], table: str
+) -> None:
+    """The workload would be refused for good, and counted as one that guesses."""
+    team_id, deployment = identity["team_id"], identity["deployment"]
+    run_sql(manager.database, f"UPDATE {table} SET mac = ?", bytes(32))
+    response = exchange(manager, issuer.token(), audience=f"{team_id}/{deployment}")
+    assert (response.status_code, response.json()["code"]) == (500, "integrity")

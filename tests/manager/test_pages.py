@@ -12,7 +12,7 @@ import pytest
 
 from gusset.manager.pages.auth_pages import AuthPages
 from gusset.manager.pages.routes import page_routes
-from gusset.vault.storage.tables import SESSIONS
+from gusset.vault.storage.tables import SESSIONS, USERS
 from tests.manager.conftest import ADMIN, PASSWORD, Manager
 from tests.vault.conftest import run_sql
 
@@ -124,6 +124,41 @@ def test_a_session_that_was_hidden_while_its_holder_signed_out_is_named(
     run_sql(manager.database, f"INSERT INTO sessions ({names}) VALUES ({', '.join('?' * len(row))})", *row)
     verified = manager.gusset("audit", "verify", status=10)
     assert b"(session.end somebody), but is in the database again" in verified.stderr
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE sessions SET expires_at = '2999-01-01T00:00:00.000Z'",
+        "UPDATE users SET role = 'member'",
+        "DELETE FROM users",
+        pytest.param(
+            "UPDATE sessions SET seen_at = x'00'", marks=pytest.mark.sqlite("PostgreSQL checks types")
+        ),
+    ],
+)
+def test_an_altered_session_or_account_keeps_nobody_from_signing_out(
+    manager: Manager, ada: Visitor, change: str
+) -> None:
+    """The sign-out is recorded, and whoever has a copy of the cookie gets nothing once the row is as before."""
+    csrf, token = ada.csrf(), ada.http.cookies["gusset_session"]
+    users, sessions = (", ".join(table.all_columns) for table in (USERS, SESSIONS))
+    [user] = run_sql(manager.database, f"SELECT {users} FROM users")
+    [session] = run_sql(manager.database, f"SELECT {sessions} FROM sessions")
+    run_sql(manager.database, change)
+
+    assert ada.http.get("/signin").status_code == 200
+    assert ada.http.post("/signout", data={"csrf": csrf}).status_code == 303
+    run_sql(manager.database, "DELETE FROM sessions")
+    run_sql(manager.database, "DELETE FROM users")
+    for table, columns, row in (("users", users, user), ("sessions", sessions, session)):
+        run_sql(
+            manager.database, f"INSERT INTO {table} ({columns}) VALUES ({', '.join('?' * len(row))})", *row
+        )
+
+    verified = manager.gusset("audit", "verify", status=10)
+    assert b"(session.end somebody), but is in the database again" in verified.stderr
+    assert token not in ada.http.cookies.values()
 
 
 def test_sign_outs_without_a_session_are_limited(manager: Manager, ada: Visitor) -> None:

@@ -776,6 +776,8 @@ Usage: gusset token list [OPTIONS]
 
 Options:
   --deployment NAME     The deployment whose tokens to list.  [required]
+  --team ID             The deployment's team, if several have one of that
+                        name.
   --output [text|json]  Output format; with json, standard output holds one
                         JSON document.
   -h, --help            Show this message and exit.
@@ -834,6 +836,8 @@ Usage: gusset deployment remove [OPTIONS] NAME
   Remove a deployment and revoke its tokens; its replicas get no new values.
 
 Options:
+  --team ID             The deployment's team, if several have one of that
+                        name.
   --output [text|json]  Output format; with json, standard output holds one
                         JSON document.
   -h, --help            Show this message and exit.
@@ -844,6 +848,8 @@ Usage: gusset deployment show [OPTIONS] NAME
   Show a deployment's replicas and the version of each secret that they hold.
 
 Options:
+  --team ID             The deployment's team, if several have one of that
+                        name.
   --output [text|json]  Output format; with json, standard output holds one
                         JSON document.
   -h, --help            Show this message and exit.

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from gusset.client.manager_client import ManagerClient
 
 
+_team_option = click.option(
+    "--team", "team_id", metavar="ID", help="The deployment's team, if several have one of that name."
+)
+
+
 @click.group(name="token", cls=Group)
 def token() -> None:
     """Create, list and revoke tokens. A token lets a deployment read its secrets and nothing else."""
@@ -56,11 +61,12 @@ def create(app: App, deployment: str, secrets: str, expires: datetime | None) ->
 
 @token.command("list", cls=Command)
 @click.option("--deployment", required=True, metavar="NAME", help="The deployment whose tokens to list.")
+@_team_option
 @pass_app
-def list_(app: App, deployment: str) -> None:
+def list_(app: App, deployment: str, team_id: str | None) -> None:
     """List a deployment's tokens by prefix."""
     with app.manager() as client:
-        found = client.request("GET", f"{_path(deployment)}/tokens")["tokens"]
+        found = client.request("GET", _path(deployment, "/tokens", team_id))["tokens"]
     rows = [{**each, "reads": ",".join(each["secrets"])} for each in found]
     columns = {"prefix": "PREFIX", "reads": "READS", "created_at": "CREATED", "last_used_at": "USED"}
     columns |= {"revoked_at": "REVOKED"}
@@ -113,11 +119,12 @@ def register_deployment(app: App, name: str, secrets: str, team_id: str | None) 
 
 @deployment.command("show", cls=Command)
 @click.argument("name")
+@_team_option
 @pass_app
-def show(app: App, name: str) -> None:
+def show(app: App, name: str, team_id: str | None) -> None:
     """Show a deployment's replicas and the version of each secret that they hold."""
     with app.manager() as client:
-        found = client.request("GET", _path(name))
+        found = client.request("GET", _path(name, team_id=team_id))
     if app.output.json:
         app.output.result(found)
         return
@@ -131,11 +138,12 @@ def show(app: App, name: str) -> None:
 
 @deployment.command("remove", cls=Command)
 @click.argument("name")
+@_team_option
 @pass_app
-def remove(app: App, name: str) -> None:
+def remove(app: App, name: str, team_id: str | None) -> None:
     """Remove a deployment and revoke its tokens; its replicas get no new values."""
     with app.manager() as client:
-        client.request("DELETE", _path(name))
+        client.request("DELETE", _path(name, team_id=team_id))
     app.output.result({"name": name}, f"removed {name}; its tokens are revoked")
 
 
@@ -150,8 +158,9 @@ def secret_names(text: str) -> list[str]:
     return [check_name(name.strip()) for name in text.split(",") if name.strip()]
 
 
-def _path(name: str) -> str:
-    return f"/v1/deployments/{quote(name, safe='')}"
+def _path(name: str, part: str = "", team_id: str | None = None) -> str:
+    query = f"?team_id={quote(team_id, safe='')}" if team_id else ""
+    return f"/v1/deployments/{quote(name, safe='')}{part}{query}"
 
 
 def _versions(held: dict[str, int]) -> str:

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from math import inf
 from pathlib import Path
@@ -127,11 +127,11 @@ class ManagerClient:
                 if response.status_code != 200:
                     response.read()
                     self.parse_response(response)
-                yield from map(self._json_line, response.iter_lines())
-        except (httpx.HTTPError, UnicodeError) as error:
+                yield from map(self._json_line, _lines(response.iter_bytes()))
+        except httpx.HTTPError as error:
             raise self.unreachable(error) from None
 
-    def _json_line(self, line: str) -> dict[str, Any]:
+    def _json_line(self, line: bytes) -> dict[str, Any]:
         try:
             data = json.loads(line)
         except ValueError:
@@ -274,6 +274,16 @@ class ManagerClient:
             f"the manager at {self.host} does not respond ({type(error).__name__})",
             hint="check that it is running, and that the address is right",
         )
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines, which end with a line feed: other separators may be in a text."""
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from whole
+    if rest:
+        yield rest
 
 
 def _heeds_key(path: str) -> bool:

@@ -249,8 +249,8 @@ class ImageSupervisor:
         """Serve until stopped.
 
         Raises:
-            ModelFailed, HostError: the first container did not become ready, or the last one could not be
-                removed at a stop.
+            ModelFailed, HostError: the first container did not become ready, or at a stop, what the last one
+                used could not be released. A container that the engine does not remove is left to the reaper.
         """
         self._signals.install()
         deployment = self._deployment
@@ -292,8 +292,8 @@ class ImageSupervisor:
         """Run one container after another, with backoff.
 
         Raises:
-            ModelFailed, HostError: the first one did not become ready, or the last one could not be
-                removed at a stop.
+            ModelFailed, HostError: the first one did not become ready, or at a stop, what the last one used
+                could not be released.
 
         An unexpected exception is raised before the first one is ready, and at a stop; else it is
         logged: what was missing, such as memory, may come back.

@@ -18,7 +18,6 @@ from pydantic import BaseModel, ValidationError
 from gusset.errors import UsageError
 from gusset.manager.auth.callers import DeploymentCaller, PersonCaller
 from gusset.vault.services.access_keys import Scope
-from gusset.vault.services.person import TeamInfo
 from gusset.vault.wiring import Vault
 
 CallerT = TypeVar("CallerT", PersonCaller, DeploymentCaller)
@@ -75,8 +74,11 @@ PersonRequest = ApiRequest[PersonCaller, BodyT]
 DeploymentRequest = ApiRequest[DeploymentCaller, BodyT]
 
 
-def teams_to_search(request: PersonRequest[Any]) -> Sequence[TeamInfo]:
-    """The team that the query names, or all that the caller sees.
+def teams_to_search(request: PersonRequest[Any]) -> Sequence[str]:
+    """The id of the team that the query names, or of all that the caller sees.
+
+    An administrator may name one that is missing or was altered in the database: what is in it must not
+    be kept from being removed.
 
     Raises:
         NotFound: there is no such team, or the caller does not see it.
@@ -85,10 +87,11 @@ def teams_to_search(request: PersonRequest[Any]) -> Sequence[TeamInfo]:
     """
     caller, team_id = request.caller, request.query.get("team_id")
     if team_id:
-        return [caller.team(team_id)]
+        return [team_id] if caller.sees_all else [caller.team(team_id).id]
     caller.check_teams()
-    request.vault.teams.check()
-    return caller.teams
+    if caller.sees_all:
+        request.vault.teams.check()
+    return [team.id for team in caller.teams]
 
 
 @dataclass(frozen=True, slots=True)

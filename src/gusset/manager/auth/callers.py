@@ -30,6 +30,11 @@ class PersonCaller:
     prefix: str
     gives: Collection[str]
 
+    @property
+    def sees_all(self) -> bool:
+        """Whether they see every team."""
+        return self.person.admin and "admin" in self.scopes
+
     def require_gives(self, names: Iterable[str]) -> None:
         """Raises Denied if the key may not give these secrets to a deployment, or to another key."""
         if ALL_SECRETS in self.gives:
@@ -76,8 +81,7 @@ class PersonCaller:
         Whoever altered it would else have a request that names no team work on another one.
         """
         is_default_missing = not any(team.default for team in self.teams)
-        sees_all = self.person.admin and "admin" in self.scopes
-        if self.person.has_altered_teams or (sees_all and is_default_missing):
+        if self.person.has_altered_teams or (self.sees_all and is_default_missing):
             raise IntegrityError(
                 "a team or membership was altered in the database, so it is not known which team is meant",
                 hint="name the team; `gusset audit verify` says what was altered",

@@ -85,7 +85,7 @@ def add_identity(request: PersonRequest[schemas.NewIdentity]) -> schemas.Identit
         rule,
         deployment=deployment,
         new_issuer=_new_issuer(body.issuer, body.jwks),
-        may_add_issuer=caller.person.admin and "admin" in caller.scopes,
+        may_add_issuer=caller.sees_all,
         actor=caller.actor,
     )
     return request.write(write, identity_model)
@@ -93,7 +93,7 @@ def add_identity(request: PersonRequest[schemas.NewIdentity]) -> schemas.Identit
 
 def remove_identity(request: PersonRequest[None]) -> schemas.Deleted:
     """Remove an identity; the tokens issued for it stop working at once."""
-    name, team_ids = request.path["name"], [team.id for team in teams_to_search(request)]
+    name, team_ids = request.path["name"], teams_to_search(request)
     found = [each for each in request.vault.identities.of_teams(team_ids) if each.name == name]
     if not found:
         raise NotFound("there is no such identity")

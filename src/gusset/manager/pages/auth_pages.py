@@ -29,6 +29,7 @@ _BY_ADDRESS = AttemptLimit(name="address", burst=50, seconds=_WINDOW)
 _BY_ACCOUNT = AttemptLimit(name="account", burst=100, seconds=_WINDOW)
 _CHANGES = AttemptLimit(name="changes", burst=10, seconds=_WINDOW)
 _SIGN_OUTS = AttemptLimit(name="sign-outs", burst=10, seconds=_WINDOW)
+_SIGN_OUTS_BY_ADDRESS = AttemptLimit(name="sign-outs by address", burst=50, seconds=_WINDOW)
 
 
 class AuthPages:
@@ -41,8 +42,8 @@ class AuthPages:
 
     def __init__(self, bootstrap_link: BootstrapLink | None) -> None:
         self._bootstrap_link = bootstrap_link
-        limits = (_BY_BROWSER, _BY_ACCOUNT_AND_ADDRESS, _BY_ADDRESS, _BY_ACCOUNT, _CHANGES, _SIGN_OUTS)
-        self._limiter = AttemptLimiter(limits)
+        of_passwords = (_BY_BROWSER, _BY_ACCOUNT_AND_ADDRESS, _BY_ADDRESS, _BY_ACCOUNT, _CHANGES)
+        self._limiter = AttemptLimiter((*of_passwords, _SIGN_OUTS, _SIGN_OUTS_BY_ADDRESS))
 
     # --- signing in and out
 
@@ -87,8 +88,11 @@ class AuthPages:
         if request.signed_in is not None:
             sessions.sign_out(request.session, actor=request.signed_in.actor)
         elif sessions.is_genuine(request.session):
-            attempt = PasswordAttempt(_SIGN_OUTS, request.session)
-            self._limiter.take(request.vault.password_attempts, [attempt])  # each leaves an audit record
+            attempts = [
+                PasswordAttempt(_SIGN_OUTS, request.session),
+                PasswordAttempt(_SIGN_OUTS_BY_ADDRESS, network_of(request.address)),
+            ]
+            self._limiter.take(request.vault.password_attempts, attempts)  # each leaves an audit record
             sessions.sign_out(request.session, actor=Actor("somebody", request.address))
         return Redirect("/signin", session="")
 

@@ -57,8 +57,16 @@ def _deployments(request: PageRequest) -> list[DeploymentInfo]:
 
 
 def _deployment(request: PageRequest) -> DeploymentInfo:
-    """The deployment with the id in the path, if it belongs to one of the caller's teams. Raises NotFound."""
+    """The deployment with the id in the path, if it belongs to one of the caller's teams.
+
+    Raises:
+        NotFound: there is none.
+        IntegrityError: it may belong to a team that was altered in the database.
+    """
     for info in _deployments(request):
         if info.id == request.path["id"]:
             return info
+    request.caller.check_teams()
+    if request.caller.sees_all:
+        request.vault.teams.check()
     raise NotFound("there is no such deployment", hint="It may have been removed.")

@@ -15,7 +15,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from gusset.addresses import network_of
-from gusset.errors import Denied, GussetError, TooManyAttempts, outcome_of
+from gusset.errors import Denied, GussetError, IntegrityError, NotFound, TooManyAttempts, outcome_of
 from gusset.manager.api.router import public_text
 from gusset.manager.auth.authenticator import Authenticator, AuthRequest
 from gusset.manager.auth.bootstrap_link import BootstrapLink
@@ -101,7 +101,7 @@ class Pages:
         """Authenticate, check the form, authorize, then call the handler. In a thread."""
         responder = self._responder(request)
         try:
-            responder = self._authenticate(request)
+            responder = self._authenticate(request, required=route.audience != "anybody")
             if responder.caller is None:
                 self._limit_stranger(request)
             if responder.caller is None and route.audience != "anybody":
@@ -132,12 +132,21 @@ class Pages:
         except ValueError:  # older versions of Starlette make a URL of any Host
             raise HTTPException(400, "the request's Host is not a host") from None
 
-    def _authenticate(self, request: Request) -> PageResponder:
-        """A responder for the person whose session cookie the request carries, or for nobody."""
+    def _authenticate(self, request: Request, *, required: bool) -> PageResponder:
+        """A responder for the person whose session cookie the request carries, or for nobody.
+
+        Nobody also where a session or account was altered in the database, or has no row any more, unless
+        one is required: that must keep nobody from signing in or out.
+        """
         session = request.cookies.get(cookie_name("gusset_session", request.url.scheme == "https"), "")
         if not session:
             return self._responder(request)
-        caller = self._authenticator.authenticate_session(session, address=_address(request))
+        try:
+            caller = self._authenticator.authenticate_session(session, address=_address(request))
+        except (IntegrityError, NotFound):
+            if required:
+                raise
+            caller = None
         return self._responder(request, caller, session)
 
     def _authorize(self, route: PageRoute, responder: PageResponder, form: Form) -> None:

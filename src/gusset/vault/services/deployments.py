@@ -218,7 +218,8 @@ class Deployments:
             row, at = transaction.one(_FIND, {"team": team_id, "name": name}), self._now()
             if row is None:
                 raise NotFound("there is no such deployment")
-            info = self._info(transaction, row)
+            team = team_names(transaction, [team_id]).get(team_id, team_id)
+            replicas = self._replicas(transaction, [row.id]).get(row.id, ())
             transaction.update(DEPLOYMENTS, row, deleted_at=at)
             tokens, _ = transaction.all_valid(_TOKENS, {"id": row.id})
             revoke_keys(transaction, at, tokens)
@@ -227,7 +228,7 @@ class Deployments:
                 transaction.delete(IDENTITIES, identity)
             transaction.run(_DELETE_REPLICAS, {"id": row.id})
             event = AuditEvent(actor, Action.DEPLOYMENT_REMOVE, name, details={"team": team_id})
-            return WriteResult(info, [event])
+            return WriteResult(_info(row, team, replicas), [event])
 
         return self._writer.run(AuditEvent(actor, Action.DEPLOYMENT_REMOVE, name), write)
 

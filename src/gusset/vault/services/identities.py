@@ -18,7 +18,7 @@ from gusset.vault.services.access_keys import new_access_generation
 from gusset.vault.services.deployments import Declaration, declare_deployment
 from gusset.vault.services.identity_rules import IdentityRule
 from gusset.vault.services.issuers import NewIssuer, find_issuer, insert_issuer
-from gusset.vault.services.person import team_names
+from gusset.vault.services.person import check_teams, team_names
 from gusset.vault.storage.connection import Connection, Store, Transaction
 from gusset.vault.storage.signed_rows import Select
 from gusset.vault.storage.sql import escaped
@@ -74,9 +74,18 @@ class Identities:
             return identity_infos(connection, connection.all(_LIST, {"teams": sorted(team_ids)}))
 
     def matching(self, claims: Mapping[str, Any]) -> list[IdentityInfo]:
-        """The identities whose rules match the claims of a verified token, by name."""
+        """The identities whose rules match the claims of a verified token, by name.
+
+        Raises:
+            IntegrityError: such an identity, its deployment or its team was altered in the database.
+        """
         with self._store.snapshot() as connection:
             rows = connection.all(_OF_SUBJECT, {"issuer": claims["iss"], "subject": claims["sub"]})
+            if not rows:
+                return []
+            # Callers may name these: no id may come in place of a name.
+            connection.all(_FIND_DEPLOYMENTS, {"ids": sorted({row.deployment_id for row in rows})})
+            check_teams(connection, [row.team_id for row in rows])
             return [each for each in identity_infos(connection, rows) if each.rule.matches(claims)]
 
     def add(
@@ -228,7 +237,7 @@ def identity_infos(connection: Connection, rows: Sequence[Any]) -> list[Identity
     teams = team_names(connection, [row.team_id for row in rows])
     return [
         _info(
-            row,  # by the id where the row with the name was removed or altered: only people see it
+            row,  # by the id where the row with the name was removed or altered
             team=teams.get(row.team_id, row.team_id),
             deployment=deployments.get(row.deployment_id, row.deployment_id),
         )

@@ -144,6 +144,11 @@ def get_team(connection: Connection, team_id: str) -> TeamInfo:
     return _team(row)
 
 
+def check_teams(connection: Connection, ids: Iterable[str]) -> None:
+    """Raises IntegrityError if one of the teams with these ids was altered in the database."""
+    connection.all(_FIND_TEAMS, {"ids": sorted(set(ids))})
+
+
 def team_names(connection: Connection, ids: Iterable[str]) -> dict[str, str]:
     """The names of the teams with these ids, by id, but of those that are missing or were altered."""
     rows, _ = connection.all_valid(_FIND_TEAMS, {"ids": sorted(set(ids))})

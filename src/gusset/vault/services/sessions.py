@@ -126,7 +126,8 @@ class Sessions:
             row = connection.one(_FIND, {"hash": hashed})
             if row is None or row.expires_at <= timestamp(now):
                 return None
-            if row.seen_at <= timestamp(now - SESSION_LIFETIME):
+            # Not signed: SQLite may have any type there.
+            if type(row.seen_at) is not str or row.seen_at <= timestamp(now - SESSION_LIFETIME):
                 return None
             user = get_user(connection, row.user_id)
             if not is_current(row, user):
