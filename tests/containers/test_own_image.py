@@ -187,7 +187,7 @@ def test_the_agent_runs_with_the_printed_command(
 ) -> None:
     """The token's file is the container user's; the manager listens at this machine's loopback address."""
     with manager.client() as client:
-        assert client.put("/v1/secrets/a_token", json={"value": VALUE.decode()}).status_code == 200
+        client.post("/v1/secrets", json={"name": "a_token", "value": VALUE.decode()}).raise_for_status()
     token = tmp_path / "token"
     token.write_text(deployment("app", "a_token").headers["authorization"].removeprefix("Bearer "))
     token.chmod(0o600)
